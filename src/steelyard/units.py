@@ -29,7 +29,7 @@ def parse_size(text: str | int) -> int:
     """Return the number of bytes that `text` names; decimals are rounded down.
 
     Args:
-        text: an integer, or a number with a unit (B, kB, MB, GB, TB: powers of 1000; KiB, MiB, GiB, TiB: of 1024).
+        text: an integer, or a number with a unit (B, kB, MB, GB, TB: powers of 1000; KiB, MiB, ...: of 1024).
 
     Raises:
         UserError: if it is not a positive size.
@@ -43,7 +43,9 @@ def parse_size(text: str | int) -> int:
     else:
         match = _PATTERN.fullmatch(text)
         if match is None or match[2].lower() not in _FACTORS:
-            raise UserError(f"{text!r} is not a size; write bytes or a number with B, kB, MB, GB, KiB, MiB or GiB")
+            raise UserError(
+                f"{text!r} is not a size; write a number of bytes, or one with kB, MB, GB, KiB, MiB, GiB"
+            )
         number = match[1].replace("_", "")
         factor = _FACTORS[match[2].lower()]
         size = int(float(number) * factor) if "." in number else int(number) * factor
