@@ -14,9 +14,9 @@ from steelyard.budget.allocator import Allocation, allocate, cheapest_improving_
 from steelyard.budget.curve import Curve, Point, total
 from steelyard.errors import UserError
 
-points = st.lists(
-    st.tuples(st.integers(1, 60), st.floats(0, 100, allow_nan=False)), min_size=1, max_size=5
-).map(lambda pairs: tuple(Point(b, d, str(b)) for b, d in pairs))
+points = st.lists(st.tuples(st.integers(1, 60), st.floats(0, 100, allow_nan=False)), min_size=1, max_size=5).map(
+    lambda pairs: tuple(Point(b, d, str(b)) for b, d in pairs)
+)
 problems = st.lists(points, min_size=1, max_size=6).map(
     lambda groups: [Curve(f"g{k}", group) for k, group in enumerate(groups)]
 )

@@ -55,8 +55,7 @@ def test_never_above_the_budget_and_no_step_left(curves: list[Curve], share: flo
     # Padding to eight bytes can hide one near tie; nothing within a whole pad of the budget is missed.
     assert (
         solution.damage
-        <= min((damage for size, damage in sizes.values() if size <= budget - 24), default=float("inf"))
-        + 1e-9
+        <= min((damage for size, damage in sizes.values() if size <= budget - 24), default=float("inf")) + 1e-9
     )
     improving = [
         sizes[(*solution.choice[:k], i, *solution.choice[k + 1 :])][0] - solution.nbytes

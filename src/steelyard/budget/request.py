@@ -79,7 +79,5 @@ def _from_memory(spec: ModelSpec, memory: int, context: int | None, batch: int) 
             f"the key-value cache of {batch} x {context} tokens alone takes {cache:,} bytes of the "
             f"{memory:,} asked for; lower --context or --batch"
         )
-    asked = (
-        f"{format_size(memory)} with {format_size(cache)} of key-value cache for {batch} x {context} tokens"
-    )
+    asked = f"{format_size(memory)} with {format_size(cache)} of key-value cache for {batch} x {context} tokens"
     return Budget(memory - cache, asked)

@@ -133,9 +133,7 @@ def _spend_rest(
         # The bounds of two points of a group err by a few bytes at most; only near steps need the exact size.
         near = [step for step in _improving(curves, choice) if step[0] <= slack + 64]
         fitting = [
-            (saving, k, point)
-            for _, saving, k, point in near
-            if exact_size(_with(choice, k, point)) <= budget
+            (saving, k, point) for _, saving, k, point in near if exact_size(_with(choice, k, point)) <= budget
         ]
         if not fitting:
             return choice

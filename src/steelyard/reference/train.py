@@ -225,9 +225,7 @@ class Run:
         save_file({k: v.contiguous() for k, v in self._state().items()}, partial, metadata=meta)
         os.replace(partial, self.folder / _CHECKPOINT)
         with open(self.folder / "log.jsonl", "a") as log:
-            log.write(
-                json.dumps({"step": done.number, "loss": round(done.loss, 4), "tokens": done.tokens}) + "\n"
-            )
+            log.write(json.dumps({"step": done.number, "loss": round(done.loss, 4), "tokens": done.tokens}) + "\n")
 
     def _restore(self) -> None:
         import torch
@@ -237,9 +235,7 @@ class Run:
             meta = saved.metadata()
             tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
         if json.loads(meta["identity"]) != json.loads(json.dumps(self.options.identity())):
-            raise UserError(
-                f"{self.folder} was trained with other options; use the same ones or another folder"
-            )
+            raise UserError(f"{self.folder} was trained with other options; use the same ones or another folder")
         self.step = int(meta["step"])
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
