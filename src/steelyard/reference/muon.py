@@ -1,6 +1,7 @@
 """Muon: momentum whose matrices are orthogonalized (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-For a matrix W with gradient G:  M <- mu M + G;  O = orthogonalize(G + mu M);  W <- W - lr sqrt(max(1, rows/cols)) O.
+For a matrix W with gradient G:
+    M <- mu M + G;    O = orthogonalize(G + mu M);    W <- W - lr sqrt(max(1, rows / cols)) O.
 Orthogonalization is the quintic Newton-Schulz iteration X <- a X + (b A + c A^2) X, A = X X^T, in float32: the
 bfloat16 of the original is slow on CPUs.
 """

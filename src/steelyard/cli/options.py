@@ -1,0 +1,92 @@
+"""Command-line options from a pydantic options model: the model is the only place where they are declared."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar, Union
+
+import click
+from pydantic import BaseModel, ValidationError
+
+from steelyard.errors import UserError
+
+Options = TypeVar("Options", bound=BaseModel)
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def add_options(model: type[BaseModel], skip: frozenset[str] = frozenset()) -> Callable[[Function], Function]:
+    """Return a decorator that gives a click command one option for every field of `model`."""
+
+    def decorate(function: Function) -> Function:
+        for name, field in reversed(model.model_fields.items()):
+            if name in skip:
+                continue
+            function = _option(name, field)(function)
+        return function
+
+    return decorate
+
+
+def build(model: type[Options], values: dict[str, Any]) -> Options:
+    """Return the options from what click parsed.
+
+    Raises:
+        UserError: naming the option and what is accepted.
+    """
+    try:
+        return model.model_validate({name: value for name, value in values.items() if value is not None})
+    except ValidationError as error:
+        raise UserError(describe(error)) from None
+
+
+def describe(error: ValidationError) -> str:
+    """Return the first problem of a validation as one line with the option's name."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    option = "--" + name.replace("_", "-")
+    return f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first.get('input')!r})"
+
+
+def _option(name: str, field: Any) -> Callable[[Function], Function]:
+    kind = _without_none(field.annotation)
+    flag = "--" + name.replace("_", "-")
+    settings: dict[str, Any] = {"help": field.description, "default": None}
+    shown = field.get_default(call_default_factory=True)
+    if kind is bool:
+        names = [f"{flag}/--no-{flag[2:]}"]
+    else:
+        names = [flag]
+        origin = typing.get_origin(kind)
+        if origin is Literal:
+            settings["type"] = click.Choice([str(choice) for choice in typing.get_args(kind)])
+        elif origin in (tuple, list):
+            settings["callback"] = _split(typing.get_args(kind)[0])
+            settings["metavar"] = "A,B,..."
+        elif kind in (int, float):
+            settings["type"] = kind
+        else:
+            settings["type"] = str
+    if shown not in (None, (), [], "") and not isinstance(shown, bool):
+        settings["help"] = f"{field.description}  [default: {shown}]"
+    return click.option(*names, name, **settings)
+
+
+def _split(item: type) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...] | None]:
+    def parse(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
+        if value is None:
+            return None
+        try:
+            return tuple(item(part.strip()) for part in value.split(",") if part.strip())
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not a list of {item.__name__} such as 2,3,4") from None
+
+    return parse
+
+
+def _without_none(annotation: Any) -> Any:
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(annotation) if kind is not type(None)]
+        return str if len(kinds) > 1 else kinds[0]
+    return annotation
