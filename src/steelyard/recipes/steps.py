@@ -1,0 +1,70 @@
+"""The steps a recipe may have, by name. A step turns a model folder into another one."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from steelyard.errors import UserError
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """A step: what it does, and where its options and its function live.
+
+    The function takes (model location, output folder, options, resume, progress).
+    """
+
+    name: str
+    summary: str
+    module: str
+    options_name: str
+    function_name: str
+
+    def options(self) -> type[BaseModel]:
+        """The options model."""
+        model: type[BaseModel] = getattr(importlib.import_module(self.module), self.options_name)
+        return model
+
+    def function(self) -> Callable[..., Any]:
+        """The function that does it."""
+        found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function_name)
+        return found
+
+    def __call__(self, model: str, out: Path, options: BaseModel, **settings: Any) -> Any:
+        """Do the step."""
+        return self.function()(model, out, options, **settings)
+
+
+STEPS: dict[str, StepKind] = {
+    kind.name: kind
+    for kind in (
+        StepKind("fit", "the best model that fits a size", "steelyard.budget.fit", "FitOptions", "fit_folder"),
+        StepKind(
+            "quantize",
+            "one codec for every matrix",
+            "steelyard.budget.quantize",
+            "QuantizeOptions",
+            "quantize_folder",
+        ),
+    )
+}
+
+
+def get(name: str) -> StepKind:
+    """Return the step of that name.
+
+    Raises:
+        UserError: naming the nearest one and all there are.
+    """
+    if name in STEPS:
+        return STEPS[name]
+    near = difflib.get_close_matches(name, STEPS, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise UserError(f"no step {name!r}; {hint}available: {', '.join(STEPS)}")
