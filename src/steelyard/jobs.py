@@ -1,0 +1,64 @@
+"""What every job begins with: a model opened for reading, its spec, and its identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from steelyard.errors import UserError
+from steelyard.spec import ModelSpec
+from steelyard.weights import Checkpoint
+
+REFERENCE = "reference"
+"""Stands for the bundled reference model wherever a model is named."""
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """A model opened for reading; use it in a `with` block.
+
+    Attributes:
+        location: as it was given.
+        checkpoint: its tensors and files.
+        spec: what it is.
+    """
+
+    location: str
+    checkpoint: Checkpoint
+    spec: ModelSpec
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.checkpoint.close()
+
+
+def resolve(location: str | Path) -> str:
+    """Return the location itself, or the bundled reference model's folder for the word `reference`."""
+    if str(location) == REFERENCE and not Path(REFERENCE).exists():
+        from steelyard import reference
+
+        return str(reference.path())
+    return str(location)
+
+
+def open_model(location: str | Path) -> OpenModel:
+    """Open a model: read its headers and config, and check that its shapes are those of its config.
+
+    Raises:
+        UserError: for anything missing, damaged or contradictory.
+    """
+    checkpoint = Checkpoint.open(resolve(location))
+    try:
+        if not checkpoint.names:
+            raise UserError(f"{location} holds no tensors")
+        spec = ModelSpec.build(checkpoint.config, checkpoint.shapes())
+    except BaseException:
+        checkpoint.close()
+        raise
+    return OpenModel(str(location), checkpoint, spec)
