@@ -1,0 +1,245 @@
+"""Grouped integers of 2 to 8 bits, laid out as compressed-tensors' dense pack-quantized format lays them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from steelyard.codecs import rows as native
+from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.errors import UserError
+from steelyard.parallel import map_threads
+
+# Elements that one thread encodes or decodes at a time.
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class IntegerCodec(Codec):
+    """w = (code - zero) * scale with one scale, and one zero point if asymmetric, for each group of a row.
+
+    Attributes:
+        bits: of a code, 2 to 8.
+        group_size: columns under one scale, 16 to 256; None for one scale a row. Where it does not divide the
+            columns the last group is shorter.
+        symmetric: whether all zero points are 0.
+        scale_dtype: "BF16", "F16" or "F32".
+
+    Parts of [out, in]: weight_packed I32 [out, ceil(in*bits/32)], weight_scale [out, groups] and, if asymmetric,
+    weight_zero_point I32 [ceil(out*bits/32), groups], packed along the rows.
+
+    Source: compressed-tensors, `PackedQuantizationCompressor` and `calculate_qparams`.
+
+    Example:
+        >>> IntegerCodec(bits=4, group_size=64, symmetric=False).nbytes((128, 512))
+        35328
+    """
+
+    bits: int
+    group_size: int | None = None
+    symmetric: bool = True
+    scale_dtype: str = "BF16"
+
+    name: ClassVar[str] = "integer"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.bits, bool) or self.bits not in range(2, 9):
+            raise UserError(f"integer codes have 2 to 8 bits, not {self.bits}")
+        if self.group_size is not None and self.group_size not in range(16, 257):
+            raise UserError(f"group_size is 16 to 256, or null for one scale a row; not {self.group_size}")
+        if self.scale_dtype not in native.SCALE_KINDS:
+            raise UserError(f"scale_dtype is one of {', '.join(native.SCALE_KINDS)}; not {self.scale_dtype}")
+
+    @property
+    def label(self) -> str:
+        """Such as "int4 g64 sym"; scales other than bfloat16 are named."""
+        group = "row" if self.group_size is None else f"g{self.group_size}"
+        scale = "" if self.scale_dtype == "BF16" else f" {self.scale_dtype.lower()}"
+        return f"int{self.bits} {group} {'sym' if self.symmetric else 'asym'}{scale}"
+
+    @property
+    def levels(self) -> int:
+        """How many values a code can take."""
+        return 1 << self.bits
+
+    @property
+    def code_range(self) -> tuple[int, int]:
+        """The least and the greatest code."""
+        return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
+
+    @property
+    def row_quantum(self) -> int:
+        """32 where zero points of 32 rows share words, else 1."""
+        return 1 if self.symmetric else 32
+
+    def part_row(self, part: str, row: int) -> int:
+        """Return where in `part` the rows from `row` begin."""
+        return row * self.bits // 32 if part == "weight_zero_point" else row
+
+    def groups(self, columns: int) -> int:
+        """Return the number of groups in a row."""
+        return 1 if self.group_size is None else -(-columns // self.group_size)
+
+    def parts(self, shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Return the packed codes, the scales and, if asymmetric, the packed zero points."""
+        out, columns = matrix(self, shape)
+        groups = self.groups(columns)
+        found: dict[str, tuple[str, tuple[int, ...]]] = {
+            "weight_packed": ("I32", (out, native.words(columns, self.bits))),
+            "weight_scale": (self.scale_dtype, (out, groups)),
+        }
+        if not self.symmetric:
+            found["weight_zero_point"] = ("I32", (native.words(out, self.bits), groups))
+        return found
+
+    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
+        """Round to nearest under scales from the extremes of each group, on all processors."""
+        out, columns = matrix(self, weight.shape)
+        step = self._rows_per_chunk(columns)
+        starts = range(0, out, step)
+        chunks = map_threads(lambda start: self.encode_rows(weight[start : start + step], name, start), starts)
+        return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+
+    def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
+        """Encode rows on the calling thread, in one pass and without float copies of them."""
+        from steelyard.codecs import _kernels
+
+        out, columns = matrix(self, rows.shape)
+        bits, kind, _ = native.float_bits(rows)
+        groups = self.groups(columns)
+        packed = np.empty((out, native.words(columns, self.bits)), np.int32)
+        scale = np.empty((out, groups), np.float32)
+        zero = np.empty((out, 0 if self.symmetric else groups), np.int8)
+        bad = _kernels.encode(
+            bits,
+            kind,
+            self.bits,
+            self.group_size or columns,
+            self.symmetric,
+            native.SCALE_KINDS[self.scale_dtype],
+            packed.view(np.uint8),
+            scale,
+            zero,
+        )
+        if bad >= 0:
+            native.require_finite(name, rows[bad:], first_row + int(bad))
+        return self._parts(packed, scale, zero)
+
+    def decode(self, parts: Mapping[str, np.ndarray], shape: Shape) -> np.ndarray:
+        """Return (code - zero) * scale in float32, on all processors."""
+        from steelyard.codecs import _kernels
+
+        check_parts(self, parts, shape)
+        out, columns = matrix(self, shape)
+        weight = np.empty((out, columns), np.float32)
+        packed = native.byte_rows(parts["weight_packed"])
+        scale = parts["weight_scale"].astype(np.float32)
+        zero = self._zeros(parts, out)
+        step = self._rows_per_chunk(columns)
+
+        def run(start: int) -> None:
+            rows = slice(start, start + step)
+            _kernels.decode(
+                packed[rows], self.bits, self.group_size or columns, scale[rows], zero[rows], weight[rows]
+            )
+
+        map_threads(run, range(0, out, step))
+        return weight
+
+    def quantize_with(self, weight: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray:
+        """Round to the nearest code under given scales.
+
+        Args:
+            weight: float [out, in].
+            scale: [out, groups], above 0; used as given, so round it with `round_scale` first.
+            zero: codes of the value 0 [out, groups]; None where symmetric.
+
+        Returns:
+            int8 [out, in]: round(weight / scale + zero), half to even, clamped to `code_range`.
+        """
+        from steelyard.codecs import _kernels
+
+        out, columns = matrix(self, weight.shape)
+        codes = np.empty((out, columns), np.int8)
+        weight = np.ascontiguousarray(weight, np.float32)
+        scale = np.ascontiguousarray(scale, np.float32)
+        zero = np.ascontiguousarray(zero, np.int8) if zero is not None else np.empty((out, 0), np.int8)
+        self._check_grid(out, columns, scale, zero)
+        step = self._rows_per_chunk(columns)
+
+        def run(start: int) -> None:
+            rows = slice(start, start + step)
+            _kernels.quantize(
+                weight[rows], self.bits, self.group_size or columns, scale[rows], zero[rows], codes[rows]
+            )
+
+        map_threads(run, range(0, out, step))
+        return codes
+
+    def round_scale(self, scale: np.ndarray) -> np.ndarray:
+        """Return the scales as they will be read back: float32, representable, finite and above 0."""
+        dtype = numpy_type(self.scale_dtype)
+        largest, smallest = _limits(self.scale_dtype)
+        rounded = np.minimum(np.asarray(scale, np.float32), largest).astype(dtype).astype(np.float32)
+        return np.where(rounded > 0, rounded, smallest).astype(np.float32)
+
+    def from_codes(self, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> Parts:
+        """Pack codes chosen elsewhere.
+
+        Args:
+            codes: integers [out, in] in `code_range`.
+            scale: [out, groups], representable in `scale_dtype` (see `round_scale`).
+            zero: integers [out, groups] in `code_range`; None exactly where symmetric.
+        """
+        out, columns = matrix(self, codes.shape)
+        zero = np.empty((out, 0), np.int8) if zero is None else zero
+        self._check_grid(out, columns, scale, zero)
+        low, high = self.code_range
+        for label, values in (("codes", codes), ("zero", zero)):
+            if values.size and (values.min() < low or values.max() > high):
+                raise ValueError(f"{label} of {self.label} lie in [{low}, {high}]")
+        return self._parts(native.pack(codes, self.bits), np.asarray(scale, np.float32), zero.astype(np.int8))
+
+    def to_codes(
+        self, parts: Mapping[str, np.ndarray], shape: Shape
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Undo `from_codes`: int8 codes [out, in], float32 scale [out, groups], int8 zero [out, groups] or None."""
+        check_parts(self, parts, shape)
+        out, columns = matrix(self, shape)
+        codes = native.unpack(parts["weight_packed"], self.bits, columns)
+        zero = None if self.symmetric else self._zeros(parts, out)
+        return codes, parts["weight_scale"].astype(np.float32), zero
+
+    def _rows_per_chunk(self, columns: int) -> int:
+        quantum = self.row_quantum
+        return max(1, _CHUNK // (columns * quantum)) * quantum
+
+    def _check_grid(self, out: int, columns: int, scale: np.ndarray, zero: np.ndarray) -> None:
+        groups = self.groups(columns)
+        if scale.shape != (out, groups) or zero.shape != (out, 0 if self.symmetric else groups):
+            raise ValueError(
+                f"{self.label} of {[out, columns]} takes scales {[out, groups]} and "
+                f"{'no zero points' if self.symmetric else f'zero points {[out, groups]}'}; "
+                f"got {list(scale.shape)} and {list(zero.shape)}"
+            )
+
+    def _parts(self, packed: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> Parts:
+        parts = {"weight_packed": packed, "weight_scale": scale.astype(numpy_type(self.scale_dtype))}
+        if not self.symmetric:
+            parts["weight_zero_point"] = np.ascontiguousarray(native.pack(zero.T, self.bits).T)
+        return parts
+
+    def _zeros(self, parts: Mapping[str, np.ndarray], out: int) -> np.ndarray:
+        if self.symmetric:
+            return np.empty((out, 0), np.int8)
+        return np.ascontiguousarray(native.unpack(parts["weight_zero_point"].T, self.bits, out).T)
+
+
+def _limits(dtype: str) -> tuple[np.float32, np.float32]:
+    import ml_dtypes
+
+    info: Any = ml_dtypes.finfo(numpy_type(dtype))  # type: ignore[no-untyped-call]
+    return np.float32(info.max), np.float32(info.smallest_normal)
