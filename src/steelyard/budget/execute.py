@@ -1,0 +1,78 @@
+"""Carrying out a plan: read a tensor, encode it, write it, forget it. Nothing is decided here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from steelyard.budget.encoding import encode_stored
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.plan import Plan, stored_tensors
+from steelyard.formats import Format
+from steelyard.progress import SILENT, Progress
+from steelyard.spec import ModelSpec
+from steelyard.weights import Checkpoint
+from steelyard.weights.writer import FolderWriter
+
+# Replaced or rebuilt rather than carried over from the model's folder.
+_OWN_FILES = {"config.json", "steelyard.json", "report.html"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was written.
+
+    Attributes:
+        errors: relative error |decoded - original| / |original| (Frobenius) of every encoded tensor.
+    """
+
+    errors: Mapping[str, float]
+
+
+def matrix_of(checkpoint: Checkpoint, spec: ModelSpec, source: str) -> np.ndarray:
+    """Return a 2-D tensor as a matrix [out, in] in its stored dtype; a view where possible."""
+    weight = checkpoint.tensor(source)
+    return weight.T if spec.tensors[source].transposed else weight
+
+
+def write_plan(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    format: Format,
+    knowledge: KnowledgeBase,
+    writer: FolderWriter,
+    progress: Progress = SILENT,
+) -> Outcome:
+    """Write every tensor of the plan and the files that go with them into the writer's staging folder.
+
+    Tensors that an earlier, interrupted run completed are not written again; their errors are worked out anew.
+
+    Raises:
+        UserError: if a tensor to be encoded is not finite, or the disk is full.
+    """
+    stored = stored_tensors(plan, spec, format)
+    errors: dict[str, float] = {}
+    progress.start("writing", sum(spec.tensors[item.source].nbytes for item in plan.tensors.values()), "B")
+    for name, item in plan.tensors.items():
+        missing = [tensor.name for tensor in stored[name] if not writer.done(tensor.name)]
+        if item.codec is None:
+            if missing:
+                writer.write(name, checkpoint.tensor(item.source))
+        else:
+            matrix = matrix_of(checkpoint, spec, item.source)
+            encoded = encode_stored(item, item.codec, matrix, knowledge.of(name))
+            errors[name] = encoded.error
+            packed = format.pack(spec, name, item.codec, encoded.parts)
+            for part in missing:
+                writer.write(part, packed[part])
+        checkpoint.advise_done(item.source)
+        progress.advance(spec.tensors[item.source].nbytes)
+    progress.finish()
+    config = format.config(spec, checkpoint.config, plan.codecs(), {})
+    writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
+    writer.carry(checkpoint, [name for name in checkpoint.other_files if name not in _OWN_FILES])
+    return Outcome(errors)

@@ -1,0 +1,47 @@
+"""Options of the `fit` job."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from steelyard.budget.candidates import Effort
+
+FormatName = Literal["auto", "compressed-tensors", "steelyard", "dense"]
+
+
+class FitOptions(BaseModel):
+    """What to fit, with which means. Exactly one of size, bits, ratio and memory."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: str | int | None = Field(None, description="bytes of the result's weight files, such as 4MiB")
+    bits: float | None = Field(None, description="bits per parameter, of everything stored")
+    ratio: float | None = Field(None, description="share of the bytes of the model's weight files")
+    memory: str | int | None = Field(None, description="bytes of weights and key-value cache, with --context")
+    context: int | None = Field(None, description="tokens per sequence in the key-value cache")
+    batch: int = Field(1, ge=1, description="sequences in the key-value cache")
+    format: FormatName = Field("auto", description="how the result is stored")
+    effort: Effort = Field("good", description="how many ways of storing are tried for each tensor")
+    data: str | None = Field(None, description="calibration text: a file, a folder, JSONL, tokens, or none")
+    eval_data: str | None = Field(None, description="text the result is measured on; held apart from --data")
+    calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
+    sequences: int = Field(128, ge=1, description="calibration sequences")
+    sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
+    eval_documents: int = Field(64, ge=2, description="documents the result is measured on")
+    curve: tuple[float, ...] = Field((), description="also measure these bits per parameter")
+    keep: tuple[str, ...] = Field((), description="regular expressions of tensors to leave as stored")
+    fuse: bool = Field(True, description="one codec for q, k, v and for gate, up of a layer, as vLLM needs")
+    compare_formats: bool = Field(True, description="measure what the ecosystem format costs at equal bytes")
+    verify: Literal["bytes", "load"] = Field("bytes", description="load: also load it in plain transformers")
+    max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
+    seed: int = Field(0, description="seed of everything drawn")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> FitOptions:
+        ways = {"size": self.size, "bits": self.bits, "ratio": self.ratio, "memory": self.memory}
+        given = [name for name, value in ways.items() if value is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of size, bits, ratio, memory; got {', '.join(given) or 'none'}")
+        return self

@@ -1,0 +1,133 @@
+"""Planning: the menu of a model under a format, its curves, and the plan a budget buys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from steelyard.budget.candidates import Offer, offers
+from steelyard.budget.curve import Curve
+from steelyard.budget.curves import byte_curves, measure_curves, stored_by
+from steelyard.budget.encoding import rounding_of
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.options import FitOptions
+from steelyard.budget.plan import Plan, TensorPlan
+from steelyard.budget.solve import Solution, require_feasible, smallest_choice, solve
+from steelyard.errors import UserError
+from steelyard.formats import Format
+from steelyard.jobs import OpenModel
+from steelyard.progress import SILENT, Progress
+from steelyard.units import parse_size
+from steelyard.weights import plan_layout
+
+_ROUNDING = {"quick": "rtn", "good": "gptq", "best": "gptq"}
+
+
+@dataclass(frozen=True)
+class PlannedFit:
+    """A plan and how it was found.
+
+    Attributes:
+        plan: what will be written.
+        solution: the choice behind it.
+        budget: the bytes it was given.
+    """
+
+    plan: Plan
+    solution: Solution
+    budget: int
+
+
+class Planner:
+    """Plans budgets for one model under one format; the curves are worked out once."""
+
+    def __init__(self, opened: OpenModel, format: Format, options: FitOptions) -> None:
+        self.opened, self.format, self.options = opened, format, options
+        self._max_shard_size = parse_size(options.max_shard_size)
+        self._digits = len(str(opened.checkpoint.weight_bytes * 2))
+        self.menu = _without(offers(opened.spec, format, options.effort, options.fuse), options.keep)
+        self._curves: list[Curve] | None = None
+
+    def smallest_size(self) -> int:
+        """Return the exact bytes of the smallest result there is."""
+        return self.exact_size(smallest_choice(self._bytes()))
+
+    def require_feasible(self, budget: int) -> None:
+        """Refuse an impossible budget before any work.
+
+        Raises:
+            UserError: naming the smallest feasible size and the tensor that sets it.
+        """
+        require_feasible(self._bytes(), self.exact_size, budget)
+
+    def learn(self, knowledge: KnowledgeBase, progress: Progress = SILENT) -> None:
+        """Work out the curves."""
+        self._curves = measure_curves(
+            self.opened.checkpoint,
+            self.opened.spec,
+            self.format,
+            self.menu,
+            knowledge,
+            _ROUNDING[self.options.effort],
+            self._digits,
+            progress,
+        )
+
+    def exact_size(self, choice: Sequence[int]) -> int:
+        """Return the bytes on disk of a choice."""
+        tensors = [
+            tensor
+            for offer, index in zip(self.menu, choice, strict=True)
+            for name in offer.members
+            for tensor in stored_by(self.opened.spec, self.format, name, offer.codecs[index])
+        ]
+        return plan_layout(tensors, self._max_shard_size).total_bytes
+
+    def plan(self, budget: int, request: Mapping[str, Any]) -> PlannedFit:
+        """Return the plan of least predicted damage under a budget.
+
+        Raises:
+            UserError: if the budget is below the smallest feasible size.
+        """
+        if self._curves is None:
+            raise RuntimeError("the curves are not known yet; call learn first")
+        solution = solve(self._curves, budget, self.exact_size)
+        tensors: dict[str, TensorPlan] = {}
+        for offer, curve, index in zip(self.menu, self._curves, solution.choice, strict=True):
+            codec = offer.codecs[index]
+            rounding = rounding_of(codec, _ROUNDING[self.options.effort])
+            damage = curve.points[index].damage / len(offer.members)
+            for name in offer.members:
+                source = self.opened.spec.ties.get(name, name)
+                tensors[name] = TensorPlan(source, codec, rounding, damage)
+        ordered = {name: tensors[name] for name in sorted(tensors, key=self._order())}
+        plan = Plan(self.format.name, ordered, self._max_shard_size, dict(request))
+        return PlannedFit(plan, solution, budget)
+
+    def _bytes(self) -> list[Curve]:
+        return byte_curves(self.opened.spec, self.format, self.menu, self._digits)
+
+    def _order(self) -> Any:
+        """Sort key: the order of the checkpoint, copies of tied tensors last."""
+        places = {name: place for place, name in enumerate(self.opened.checkpoint.names)}
+        return lambda name: (places.get(name, len(places)), name)
+
+
+def _without(menu: list[Offer], keep: Sequence[str]) -> list[Offer]:
+    """Return the menu with nothing but "as stored" for the groups that a pattern of `keep` names."""
+    patterns = []
+    for text in keep:
+        try:
+            patterns.append(re.compile(text))
+        except re.error as error:
+            raise UserError(f"--keep: {text!r} is not a regular expression: {error}") from None
+        if not any(patterns[-1].search(name) for offer in menu for name in offer.members):
+            raise UserError(f"--keep: no tensor matches {text!r}; names are as in: {menu[0].members[0]}")
+    return [
+        replace(offer, codecs=offer.codecs[:1])
+        if any(pattern.search(name) for pattern in patterns for name in offer.members)
+        else offer
+        for offer in menu
+    ]
