@@ -27,9 +27,7 @@ SPELLED = {
 names = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda name: name != "__metadata__")
 whole = st.sampled_from(list(SPELLED))
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
-tensors = st.lists(
-    st.builds(StoredTensor, names, whole, shapes), max_size=12, unique_by=lambda tensor: tensor.name
-)
+tensors = st.lists(st.builds(StoredTensor, names, whole, shapes), max_size=12, unique_by=lambda tensor: tensor.name)
 # The types below one byte, in sizes that fill whole bytes.
 tensors_of_any_type = st.lists(
     st.builds(StoredTensor, names, st.sampled_from(list(DTYPES)), shapes.map(lambda shape: (*shape, 8))),
@@ -133,14 +131,13 @@ def test_shards_are_cut_as_huggingface_hub_cuts(stored: list[StoredTensor], limi
 @settings(max_examples=100, deadline=None)
 @given(tensors.filter(bool))
 def test_an_entry_never_takes_more_than_its_bound(stored: list[StoredTensor]) -> None:
-    *rest, last = stored
     data = sum(tensor.nbytes for tensor in stored)
     bound = sum(entry_bytes_bound(tensor, len(str(data))) for tensor in stored)
     assert len(plan_layout(stored).files[0].header) <= 8 + len('{"__metadata__":{"format":"pt"}}') + bound + 7
 
 
 def test_names_with_every_kind_of_character(tmp_path: Path) -> None:
-    awkward = ["", "a\"b\\c", "tab\there", "ünïcødé", "\x00\x1f\x7f", "🜛", "layer.10", "layer.2"]
+    awkward = ["", 'a"b\\c', "tab\there", "ünïcødé", "\x00\x1f\x7f", "🜛", "layer.10", "layer.2"]
     stored = [StoredTensor(name, "U8", (3,)) for name in awkward]
     layout = plan_layout(stored)
     data = content(layout)
@@ -171,6 +168,6 @@ def test_index_name_is_the_one_transformers_looks_for() -> None:
 
 def test_natural_order() -> None:
     ordered = ["a", "a.0", "a.00", "a.2", "a.10", "a.10.b", "a.b", "b"]
-    assert sorted(reversed(ordered), key=natural_key) == ordered
+    assert sorted(set(ordered), key=natural_key) == ordered
     huge = "9" * 6000
     assert sorted([f"x{huge}", "x1"], key=natural_key) == ["x1", f"x{huge}"]

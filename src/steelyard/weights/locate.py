@@ -26,6 +26,8 @@ def locate(location: str | Path, hub_cache: Path | None = None) -> tuple[Store, 
         UserError: if there is no such thing.
     """
     text = os.fspath(location)
+    if not text.strip():
+        raise UserError("an empty path names no model; give a model folder or a .safetensors file")
     if "://" in text:
         scheme, _, rest = text.partition("://")
         if scheme not in {"file", "local"}:

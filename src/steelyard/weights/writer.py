@@ -114,6 +114,7 @@ class FolderWriter:
                 piece = data[start : start + _PIECE]
                 digest.update(piece)
                 self._stage.write(file, piece, begin + start)
+            self._stage.flush(file, begin, len(data))
             self._finished(name, digest.hexdigest())
 
     def write_rows(self, name: str, row_start: int, array: np.ndarray[Any, Any]) -> None:
@@ -136,6 +137,7 @@ class FolderWriter:
         offset = begin + DTYPES[tensor.dtype].nbytes((row_start, *tensor.shape[1:]))
         with self._disk():
             self._stage.write(file, data, offset)
+            self._stage.flush(file, offset, len(data))
             if self._covers(name, row_start, stop, tensor.shape[0]):
                 self._finished(name, self._stage.hash(file, begin, tensor.nbytes))
 
