@@ -1,0 +1,172 @@
+"""An architecture: a table of data from which names, shapes, ties and the cache of a model follow."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.rules import Rule
+from steelyard.spec.settings import Settings
+from steelyard.spec.tensor import Task
+
+Size = int | str | Callable[[Settings], int]
+"""The length of an axis: a number, a config key, or a function of the settings."""
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+
+# By the endings of transformers' class names.
+_TASKS: tuple[tuple[str, Task], ...] = (
+    ("ForCausalLM", "causal"),
+    ("LMHeadModel", "causal"),
+    ("DoubleHeadsModel", "causal"),
+    ("ForMaskedLM", "masked"),
+    ("ForPreTraining", "masked"),
+)
+
+
+@dataclass(frozen=True)
+class Match:
+    """The rule a name fits and the numbers in it."""
+
+    rule: Rule
+    numbers: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The table of one model type.
+
+    Attributes:
+        model_type: `model_type` of config.json.
+        base_class: class without a head; names in its files lack the prefix.
+        default_class: class taken for a config that names none.
+        prefix: what names start with in files of classes with a head; a file may lack it.
+        block: pattern of the names' start within one block: "model.layers.{layer}.".
+        defaults: what absent config keys mean; transformers' defaults.
+        sizes: length of every named axis; placeholders of patterns are axes too.
+        rules: the rows.
+        ties: alias and canonical name of weights that are one tensor when `tie_word_embeddings` is on.
+        renames: endings or starts of names as older files spell them, and as the rules do.
+        cache: what attention keeps; None if it keeps nothing.
+    """
+
+    model_type: str
+    base_class: str
+    default_class: str
+    prefix: str
+    block: str
+    defaults: Mapping[str, Any]
+    sizes: Mapping[str, Size]
+    rules: tuple[Rule, ...]
+    ties: Mapping[str, str] = field(default_factory=dict)
+    renames: tuple[tuple[str, str], ...] = ()
+    cache: KeyValueCache | None = None
+
+    def settings(self, config: Mapping[str, Any]) -> Settings:
+        """The config with this architecture's defaults."""
+        return Settings(config, self.defaults)
+
+    def class_of(self, config: Mapping[str, Any]) -> str:
+        """The class the config names, or the default one."""
+        named = config.get("architectures") or [self.default_class]
+        return str(named[0])
+
+    def axis_size(self, axis: str, settings: Settings) -> int:
+        """Return the length of a named axis or of a product such as "head*head_dim".
+
+        Raises:
+            UserError: if a config key it depends on is not a positive whole number.
+        """
+        return math.prod(self._single(name, settings) for name in axis.split("*"))
+
+    def _single(self, axis: str, settings: Settings) -> int:
+        size = self.sizes[axis]
+        if callable(size):
+            return size(settings)
+        return settings.size(size) if isinstance(size, str) else size
+
+    def shape(self, rule: Rule, settings: Settings) -> tuple[int, ...] | None:
+        """Return the shape the config asks for; None if it does not say."""
+        return None if rule.axes is None else tuple(self.axis_size(axis, settings) for axis in rule.axes)
+
+    def match(self, name: str) -> Match | None:
+        """Return the rule that a name (with its prefix) fits."""
+        for rule, pattern in self._lookup.get(_NUMBER.sub("#", self.rename(name)), ()):
+            found = pattern.fullmatch(self.rename(name))
+            if found is not None:
+                return Match(rule, {axis: int(number) for axis, number in found.groupdict().items()})
+        return None
+
+    def rename(self, name: str) -> str:
+        """Return a name as the rules spell it, from the spelling of older files."""
+        for pattern, replacement in self.renames:
+            name = re.sub(pattern, replacement, name)
+        return name
+
+    @cached_property
+    def _lookup(self) -> Mapping[str, list[tuple[Rule, re.Pattern[str]]]]:
+        # Names with their numbers blanked out: one dictionary look-up instead of a scan of all the rules.
+        table: dict[str, list[tuple[Rule, re.Pattern[str]]]] = {}
+        for rule in self.rules:
+            literals = _PLACEHOLDER.split(rule.pattern)
+            pattern = "".join(
+                f"(?P<{part}>\\d+)" if position % 2 else re.escape(part) for position, part in enumerate(literals)
+            )
+            key = _NUMBER.sub("#", _PLACEHOLDER.sub("0", rule.pattern))
+            table.setdefault(key, []).append((rule, re.compile(pattern)))
+        return table
+
+    def names(self, rule: Rule, settings: Settings) -> Iterator[str]:
+        """Yield every name the rule stands for in a model of this config."""
+        axes = list(dict.fromkeys(_PLACEHOLDER.findall(rule.pattern)))
+        ranges = [range(self.axis_size(axis, settings)) for axis in axes]
+        for numbers in itertools.product(*ranges):
+            yield rule.pattern.format(**dict(zip(axes, numbers, strict=True)))
+
+    def tied(self, config: Mapping[str, Any], class_name: str | None = None) -> dict[str, str]:
+        """Return alias and canonical name of the tensors that a model of this config shares."""
+        if not self.settings(config).flag("tie_word_embeddings"):
+            return {}
+        owner = class_name or self.class_of(config)
+        pairs = ((alias, canonical, self.match(alias)) for alias, canonical in self.ties.items())
+        return {alias: canonical for alias, canonical, match in pairs if match and match.rule.belongs_to(owner)}
+
+    def expected_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+        """Return every tensor a model of this config has, tied ones once, from the table alone.
+
+        Args:
+            config: as read from config.json.
+
+        Raises:
+            UserError: if the config gives an axis no usable length.
+        """
+        settings = self.settings(config)
+        owner = self.class_of(config)
+        tied = self.tied(config)
+        shapes: dict[str, tuple[int, ...]] = {}
+        for rule in self.rules:
+            shape = self.shape(rule, settings)
+            if shape is None or not rule.belongs_to(owner) or not rule.applies(settings):
+                continue
+            for name in self.names(rule, settings):
+                if name not in tied:
+                    bare = owner == self.base_class
+                    shapes[name.removeprefix(self.prefix) if bare else name] = shape
+        return shapes
+
+
+def task_of(class_name: str) -> Task:
+    """Return what a class is for, from the ending of its name."""
+    return next((task for ending, task in _TASKS if class_name.endswith(ending)), "encoder")
+
+
+def label_count(settings: Settings) -> int:
+    """Return the number of classes a classification head tells apart: two where the config lists none."""
+    return len(settings.get("id2label") or ()) or 2

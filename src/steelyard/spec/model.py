@@ -1,0 +1,161 @@
+"""A model: a spec of what its tensors are, from its config and the names and shapes in its files."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steelyard.errors import UserError
+from steelyard.spec.architecture import Architecture, task_of
+from steelyard.spec.conventions import may_be_encoded
+from steelyard.spec.known import read_known
+from steelyard.spec.ledger import Ledger, make_ledger
+from steelyard.spec.reading import Shapes
+from steelyard.spec.registry import architectures, find_architecture
+from steelyard.spec.tensor import FusedGroup, Task, TensorSpec
+from steelyard.spec.unknown import read_unknown
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a checkpoint holds and how its parts belong together.
+
+    Attributes:
+        model_type: as the config says, "" if it does not.
+        architecture: the table that describes it; None if there is none.
+        config: as read from config.json.
+        tensors: every stored tensor by name, in the order given; tied ones once.
+        ties: names that are another tensor by the config's declaration, and that tensor's name.
+        stored_aliases: those of them that the files hold all the same. They are left out of `tensors`: whoever
+            can read should check that their values are equal, and if not build again with `untied`.
+        groups: linears that must share one codec.
+        n_layers: number of blocks.
+        block_prefixes: what the names of each block start with.
+        task: what the model is for.
+        notes: everything that was guessed or found odd, one sentence each.
+        input_keys: see `input_key`.
+    """
+
+    model_type: str
+    architecture: Architecture | None
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorSpec]
+    ties: Mapping[str, str]
+    stored_aliases: tuple[str, ...]
+    groups: tuple[FusedGroup, ...]
+    n_layers: int
+    block_prefixes: tuple[str, ...]
+    task: Task
+    notes: tuple[str, ...]
+    input_keys: Mapping[str, str] = field(repr=False)
+
+    @classmethod
+    def build(cls, config: Mapping[str, Any], shapes: Shapes, untied: Collection[str] = ()) -> ModelSpec:
+        """Return the spec of a checkpoint.
+
+        Args:
+            config: as read from config.json; {} if there is none.
+            shapes: shape and safetensors element type of every stored tensor.
+            untied: aliases whose values were found to differ from the tensor the config ties them to. They are
+                kept as tensors of their own, as transformers keeps them.
+
+        Raises:
+            UserError: if a shape is at odds with the config or a tensor that the config asks for is missing.
+        """
+        architecture = find_architecture(config)
+        if architecture is None:
+            reading = read_unknown(config, shapes)
+            named = config.get("architectures") or [""]
+            task = task_of(str(named[0]))
+        else:
+            reading = read_known(architecture, config, shapes, untied)
+            task = task_of(architecture.class_of(config))
+        return cls(
+            model_type=str(config.get("model_type") or ""),
+            architecture=architecture,
+            config=config,
+            tensors=reading.tensors,
+            ties=reading.ties,
+            stored_aliases=reading.stored_aliases,
+            groups=reading.groups,
+            n_layers=reading.n_layers,
+            block_prefixes=reading.block_prefixes,
+            task=task,
+            notes=reading.notes,
+            input_keys=reading.input_keys,
+        )
+
+    def quantizable(self) -> tuple[str, ...]:
+        """Return the names of the matrices that methods may encode.
+
+        These are linear maps, token embeddings and heads, not norms and not embeddings of positions or types.
+        Without a table: every matrix with both sides of at least 16 whose name says it is a weight.
+        """
+        if self.architecture is None:
+            return tuple(name for name, tensor in self.tensors.items() if may_be_encoded(tensor))
+        return tuple(
+            name
+            for name, tensor in self.tensors.items()
+            if tensor.role is not None
+            and (tensor.kind == "linear" or tensor.role == "embed.token")
+            and tensor.is_plain_float
+        )
+
+    def input_key(self, name: str) -> str:
+        """Return the module whose input a linear reads: one name for all that read the same input.
+
+        Args:
+            name: of a tensor or of a tied alias; a tied head reads another input than the embedding does.
+
+        Raises:
+            KeyError: if the model has no such tensor.
+        """
+        return self.input_keys[name]
+
+    def kv_cache_bytes(self, context: int, batch: int, bytes_per_element: int = 2) -> int:
+        """Return the bytes of all keys and values kept for a full context; 0 for models that keep none.
+
+        Args:
+            context: tokens of each sequence.
+            batch: sequences.
+            bytes_per_element: of the cache.
+
+        Raises:
+            UserError: if no table describes the architecture.
+        """
+        architecture = self.require_axes("the size of the key-value cache")
+        cache = architecture.cache
+        if cache is None or self.task != "causal":
+            return 0
+        settings = architecture.settings(self.config)
+        windows = [cache.window(settings, layer) for layer in range(self.n_layers)]
+        tokens = sum(context if window is None else min(context, window) for window in windows)
+        per_token = architecture.axis_size(cache.heads, settings) * architecture.axis_size(cache.width, settings)
+        return 2 * batch * tokens * per_token * bytes_per_element
+
+    def ledger(self) -> Ledger:
+        """Return where parameters and bytes are, by role and by layer."""
+        return make_ledger(self.tensors.values())
+
+    def parameter_count(self) -> int:
+        """Return the number of parameters, tied ones once, buffers left out."""
+        return self.ledger().total.parameters
+
+    def require_axes(self, method: str) -> Architecture:
+        """Return the architecture's table.
+
+        Args:
+            method: what needs it, for the error.
+
+        Raises:
+            UserError: if there is none.
+        """
+        if self.architecture is None:
+            known = ", ".join(architectures())
+            raise UserError(
+                f"{method} needs the named axes of architecture {self.model_type!r}, which has no table (there are "
+                f"tables for {known}); write spec/architectures/{self.model_type or 'NAME'}.py, as CONTRIBUTING.md "
+                "shows under 'Add an architecture'"
+            )
+        return self.architecture
