@@ -225,6 +225,9 @@ def test_no_weights_and_no_folder(tmp_path: Path) -> None:
     refused(tmp_path / "absent", "does not exist")
     refused(tmp_path / "absent.safetensors", "does not exist")
     refused("", "empty path")
+    refused("~nobody-of-this-name/x/y", "does not exist")
+    refused("x" * 5000 + "/y/z", "does not exist")
+    refused("/a\0b", "does not exist")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff", "nul", "[" * 100_000])

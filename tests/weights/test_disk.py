@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import subprocess
@@ -139,4 +140,18 @@ def test_a_short_write_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     expected = image(job(tmp_path / "expected"))
     original = os.pwrite
     monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: original(descriptor, data[:100], offset))
+    assert image(job(tmp_path / "out")) == expected
+
+
+@pytest.mark.parametrize("code", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_file_systems_that_reserve_nothing_and_lock_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    expected = image(job(tmp_path / "expected"))
+
+    def refuse(*arguments: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     assert image(job(tmp_path / "out")) == expected

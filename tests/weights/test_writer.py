@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -193,6 +194,18 @@ def test_an_unfinished_run_is_neither_mixed_nor_lost(tmp_path: Path) -> None:
         FolderWriter(out, planned(content(), 10**6), resume=True, plan_hash="job")
     with FolderWriter(out, planned(content()), resume=True, plan_hash="job") as writer:
         assert writer.done("embed")
+
+
+def test_a_run_that_finished_nothing_binds_nobody(tmp_path: Path) -> None:
+    """Killed before its first tensor: other options may take its place."""
+    out = tmp_path / "out"
+    first = FolderWriter(out, planned(content()), plan_hash="another")
+    copy = tmp_path / "copy"
+    shutil.copytree(first.staging, copy)
+    first.close()
+    assert not first.staging.exists()
+    copy.rename(first.staging)
+    assert image(job(out, resume=True)) == image(job(tmp_path / "expected"))
 
 
 @pytest.mark.parametrize("damage", ["data", "journal", "header", "short", "gone"])

@@ -49,6 +49,8 @@ class Journal:
             raise UserError(
                 f"another run is writing to {path.parent}; wait for it or choose another --out"
             ) from None
+        except OSError:
+            pass  # a network file system without locks: nothing to hold
         self._synced = time.monotonic()
         self.plan: str | None = None
         self.finished: dict[str, Finished] = {}

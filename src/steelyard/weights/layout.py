@@ -86,7 +86,7 @@ def plan_layout(
     Example:
         >>> layout = plan_layout([StoredTensor("w", "BF16", (2, 3))])
         >>> layout.files[0].name, layout.total_bytes, layout.index
-        ('model.safetensors', 108, None)
+        ('model.safetensors', 116, None)
     """
     names = {tensor.name for tensor in tensors}
     if len(names) != len(tensors) or "__metadata__" in names:

@@ -34,10 +34,11 @@ def locate(location: str | Path, hub_cache: Path | None = None) -> tuple[Store, 
             folder, _, name = text.rstrip("/").rpartition("/")
             return (RemoteStore(folder), name) if name.endswith(_SUFFIX) else (RemoteStore(text), None)
         text = rest
-    path = Path(text).expanduser()
-    if path.is_dir():
+    path = Path(os.path.expanduser(text))
+    # Not the methods of Path: they raise for names that are too long or in folders closed to the user.
+    if os.path.isdir(path):
         return LocalStore(path), None
-    if path.is_file():
+    if os.path.isfile(path):
         if path.suffix != _SUFFIX:
             raise UserError(f"{path} is not a .safetensors file; give a model folder or a .safetensors file")
         return LocalStore(path.parent), path.name

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,8 @@ from steelyard.weights.layout import Layout
 
 STAGED_FOLDER = "model"
 JOURNAL_FILE = "journal.jsonl"
+# A path loses one of the two slashes of a URL.
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -40,9 +43,9 @@ def check_output(out: str | Path, source: str | Path | None = None, resume: bool
         UserError: if it exists, lies within the source, cannot be written, or holds an unfinished run
             that `resume` does not allow to continue.
     """
-    if "://" in str(out) or ":/" in str(out):
+    if _URL.match(str(out)):
         raise UserError(f"{out}: outputs are written to local folders; choose a local --out")
-    path = Path(out).expanduser().absolute()
+    path = Path(os.path.expanduser(out)).absolute()
     if not path.name or path.name in {".", ".."}:
         raise UserError(f"{out} does not name a new folder; choose another --out")
     path = path.parent.resolve() / path.name
@@ -54,9 +57,9 @@ def check_output(out: str | Path, source: str | Path | None = None, resume: bool
         nothing = ", so there is nothing to resume" if resume else ""
         raise UserError(f"{out} already exists{nothing}; choose another --out or remove it")
     staging = staging_folder(path)
-    if not resume and (staging / STAGED_FOLDER).exists():
+    if not resume and os.path.exists(staging / STAGED_FOLDER):
         raise UserError(f"{staging} is left from an unfinished run; add --resume to continue it, or remove it")
-    parent = next(folder for folder in path.parents if folder.exists())
+    parent = next(folder for folder in path.parents if os.path.exists(folder))
     if not parent.is_dir():
         raise UserError(f"{parent} is not a folder; choose another --out")
     if not os.access(parent, os.W_OK | os.X_OK):
@@ -104,7 +107,7 @@ def disk_errors(out: Path, needed: int) -> Iterator[None]:
 
 def _free(out: Path) -> int:
     """Return the bytes free on the file system that will hold `out`."""
-    return shutil.disk_usage(next(folder for folder in out.parents if folder.exists())).free
+    return shutil.disk_usage(next(folder for folder in out.parents if os.path.exists(folder))).free
 
 
 def _too_small(out: Path, needed: int, free: int) -> str:

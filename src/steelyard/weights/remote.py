@@ -114,6 +114,6 @@ class RemoteStore:
             raise UserError(f"{what} does not exist") from None
         except ImportError as error:
             raise UserError(f"cannot open {what}: {error}") from None
-        except (OSError, ValueError) as error:
+        except Exception as error:  # each file system brings exceptions of its own
             text = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cannot read {what}: {text}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import shutil
@@ -46,10 +47,7 @@ class Staging:
         self.journal = Journal(self.path / JOURNAL_FILE)
         try:
             self._begin(_plan(layout, plan_hash))
-        except UserError:
-            self.close(keep=True)
-            raise
-        except OSError:
+        except BaseException:
             self.close(keep=bool(self.journal.finished))
             raise
 
@@ -111,14 +109,15 @@ class Staging:
         self.journal.close()
 
     def _begin(self, plan: str) -> None:
-        if not self.folder.exists() or self.journal.plan is None:
-            # Nothing was written yet, or an earlier run was killed just after its rename.
-            shutil.rmtree(self.folder, ignore_errors=True)
-            self.journal.begin(plan)
-        elif self.journal.plan != plan:
+        usable = self.folder.exists() and self.journal.finished
+        if usable and self.journal.plan != plan:
             raise UserError(
                 f"{self.path} holds an unfinished run with other options; use the same options or remove it"
             )
+        if not usable or self.journal.plan is None:
+            # Nothing was finished yet, or an earlier run was killed just after its rename.
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.journal.begin(plan)
         self.folder.mkdir(exist_ok=True)
         self._drop_strangers()
         for file in self._layout.files:
@@ -151,7 +150,11 @@ def _reserve(descriptor: int, size: int) -> None:
     """Give a file its size, with the blocks behind it where the system can promise them."""
     os.ftruncate(descriptor, size)
     if size and hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(descriptor, 0, size)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+        except OSError as error:
+            if error.errno not in {errno.EOPNOTSUPP, errno.EINVAL}:  # not offered by this file system
+                raise
 
 
 def _sync(path: str | Path) -> None:

@@ -90,7 +90,7 @@ class LocalStore:
 
     def has(self, file: str) -> bool:
         """Tell whether a file is there; a link whose target is gone is not."""
-        return (self._folder / file).is_file()
+        return os.path.isfile(self._folder / file)
 
     def size(self, file: str) -> int:
         """Return a file's size in bytes."""
