@@ -1,0 +1,63 @@
+"""A report on disk: the page, the figures, and both again from `steelyard.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from steelyard.errors import UserError
+from steelyard.report.data import ReportData
+from steelyard.report.image import can_draw, save_png
+from steelyard.report.page import drawings, page
+
+PAGE = "report.html"
+FIGURES = "report"
+_RECORD = "steelyard.json"
+_KEY = "report"
+
+
+def write(folder: Path, data: ReportData) -> list[Path]:
+    """Write `report.html`, and the same figures as `report/*.png` where matplotlib is installed.
+
+    Args:
+        folder: an existing folder; an earlier report in it is replaced.
+        data: what to show. The same data give the same bytes.
+
+    Returns:
+        The files written, the page first.
+    """
+    target = folder / PAGE
+    staged = folder / f".{PAGE}.partial"
+    try:
+        staged.write_bytes(page(data).encode("utf-8", "replace"))
+        os.replace(staged, target)
+        if not can_draw():
+            return [target]
+        return [
+            target,
+            *(save_png(scene, folder / FIGURES / f"{name}.png") for name, scene in drawings(data).items()),
+        ]
+    except OSError as error:
+        staged.unlink(missing_ok=True)
+        raise UserError(f"{folder}: the report cannot be written: {error.strerror or error}") from None
+
+
+def rebuild(folder: Path) -> list[Path]:
+    """Write the report of an output folder again from the data kept in its `steelyard.json`.
+
+    Raises:
+        UserError: if the folder has no such data.
+    """
+    record = folder / _RECORD
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{record} is missing; a report is rebuilt from the folder that fit or quantize wrote"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{record} cannot be read: {error}") from None
+    if not isinstance(content, dict) or not isinstance(content.get(_KEY), dict):
+        raise UserError(f"{record} holds no {_KEY!r}; run fit or measure again to get one")
+    return write(folder, ReportData.from_dict(content[_KEY]))
