@@ -166,7 +166,7 @@ def agrees_with_the_reference(image: bytes) -> None:
         assert bytes(reference[name]["data"]) == image[info.begin : info.end]
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), entries, max_size=3), st.integers(0, 12))
 def test_never_laxer_than_the_reference_on_values(fields: dict[str, Any], nbytes: int) -> None:
     agrees_with_the_reference(file(fields, b"x" * nbytes))
@@ -183,7 +183,7 @@ VALID = file(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), min_size=1, max_size=4))
 def test_never_laxer_than_the_reference_on_bytes(changes: list[tuple[int, int]]) -> None:
     image = bytearray(VALID)

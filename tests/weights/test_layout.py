@@ -69,7 +69,7 @@ def reference(stored: list[StoredTensor], data: dict[str, bytes]) -> bytes:
     return safetensors.serialize(specs, metadata={"format": "pt"})
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tensors)
 def test_the_file_is_what_the_reference_writer_writes(stored: list[StoredTensor]) -> None:
     layout = plan_layout(stored)
@@ -84,7 +84,7 @@ def test_the_file_is_what_the_reference_writer_writes(stored: list[StoredTensor]
     assert ours == reference(stored, data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tensors_of_any_type, st.integers(1, 400))
 def test_planned_bytes_are_written_bytes(stored: list[StoredTensor], limit: int) -> None:
     layout = plan_layout(stored, limit)
@@ -111,7 +111,7 @@ def test_planned_bytes_are_written_bytes(stored: list[StoredTensor], limit: int)
         assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in stored)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(tensors.filter(bool), st.integers(1, 200))
 def test_shards_are_cut_as_huggingface_hub_cuts(stored: list[StoredTensor], limit: int) -> None:
     layout = plan_layout(stored, limit)
@@ -128,7 +128,7 @@ def test_shards_are_cut_as_huggingface_hub_cuts(stored: list[StoredTensor], limi
         assert json.loads(layout.index)["metadata"]["total_size"] == peer.metadata["total_size"]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(tensors.filter(bool))
 def test_an_entry_never_takes_more_than_its_bound(stored: list[StoredTensor]) -> None:
     data = sum(tensor.nbytes for tensor in stored)
