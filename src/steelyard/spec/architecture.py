@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -10,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from steelyard.errors import UserError
 from steelyard.spec.cache import KeyValueCache
 from steelyard.spec.rules import Rule
 from steelyard.spec.settings import Settings
@@ -75,8 +75,7 @@ class Architecture:
 
     def class_of(self, config: Mapping[str, Any]) -> str:
         """The class the config names, or the default one."""
-        named = config.get("architectures") or [self.default_class]
-        return str(named[0])
+        return class_name(config) or self.default_class
 
     def axis_size(self, axis: str, settings: Settings) -> int:
         """Return the length of a named axis or of a product such as "head*head_dim".
@@ -126,15 +125,23 @@ class Architecture:
     def names(self, rule: Rule, settings: Settings) -> Iterator[str]:
         """Yield every name the rule stands for in a model of this config."""
         axes = list(dict.fromkeys(_PLACEHOLDER.findall(rule.pattern)))
-        ranges = [range(self.axis_size(axis, settings)) for axis in axes]
-        for numbers in itertools.product(*ranges):
-            yield rule.pattern.format(**dict(zip(axes, numbers, strict=True)))
+        for numbers in self._numbers(axes, settings):
+            yield rule.pattern.format(**numbers)
 
-    def tied(self, config: Mapping[str, Any], class_name: str | None = None) -> dict[str, str]:
+    def _numbers(self, axes: list[str], settings: Settings) -> Iterator[dict[str, int]]:
+        # Unlike itertools.product lazy in its ranges, which come from a config that may ask for any number.
+        if not axes:
+            yield {}
+            return
+        for number in range(self.axis_size(axes[0], settings)):
+            for rest in self._numbers(axes[1:], settings):
+                yield {axes[0]: number, **rest}
+
+    def tied(self, config: Mapping[str, Any]) -> dict[str, str]:
         """Return alias and canonical name of the tensors that a model of this config shares."""
         if not self.settings(config).flag("tie_word_embeddings"):
             return {}
-        owner = class_name or self.class_of(config)
+        owner = self.class_of(config)
         pairs = ((alias, canonical, self.match(alias)) for alias, canonical in self.ties.items())
         return {alias: canonical for alias, canonical, match in pairs if match and match.rule.belongs_to(owner)}
 
@@ -162,6 +169,18 @@ class Architecture:
         return shapes
 
 
+def class_name(config: Mapping[str, Any]) -> str:
+    """Return the first class under `architectures` in config.json, "" if there is none.
+
+    Raises:
+        UserError: if it is not a list of names.
+    """
+    named = config.get("architectures") or [""]
+    if not isinstance(named, list) or not isinstance(named[0], str):
+        raise UserError(f"config.json: architectures must be a list of class names, got {named!r}")
+    return named[0]
+
+
 def task_of(class_name: str) -> Task:
     """Return what a class is for, from the ending of its name."""
     return next((task for ending, task in _TASKS if class_name.endswith(ending)), "encoder")
@@ -169,4 +188,7 @@ def task_of(class_name: str) -> Task:
 
 def label_count(settings: Settings) -> int:
     """Return the number of classes a classification head tells apart: two where the config lists none."""
-    return len(settings.get("id2label") or ()) or 2
+    labels = settings.get("id2label")
+    if labels is not None and not isinstance(labels, Mapping):
+        raise UserError(f"config.json: id2label must map numbers to labels, got {labels!r}")
+    return len(labels or ()) or 2

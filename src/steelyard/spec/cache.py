@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from steelyard.errors import UserError
 from steelyard.spec.settings import Settings
 
 Window = Callable[[Settings, int], int | None]
@@ -21,7 +22,12 @@ def switched_window(settings: Settings, layer: int) -> int | None:
     if not settings.flag("use_sliding_window"):
         return None
     kinds = settings.get("layer_types")
-    slides = layer >= settings.get("max_window_layers") if kinds is None else kinds[layer] == "sliding_attention"
+    if kinds is None:
+        slides = layer >= settings.size("max_window_layers", least=0)
+    elif isinstance(kinds, Sequence) and layer < len(kinds):
+        slides = kinds[layer] == "sliding_attention"
+    else:
+        raise UserError(f"config.json: layer_types must list every layer, but says nothing of layer {layer}")
     return settings.size_or_none("sliding_window") if slides else None
 
 

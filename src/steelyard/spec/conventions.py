@@ -43,6 +43,12 @@ def may_be_encoded(tensor: TensorSpec) -> bool:
     )
 
 
+def block_of(name: str) -> str:
+    """Return the start of a name up to its first number, that included; "" without one."""
+    found = _BLOCK.match(name)
+    return found.group() if found else ""
+
+
 def guess_blocks(names: Iterable[str]) -> tuple[str, ...]:
     """Return the starts of the names of each block: the numbered ones that hold the most tensors.
 

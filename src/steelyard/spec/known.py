@@ -1,18 +1,18 @@
-"""A checkpoint held against the table of its architecture."""
+"""A checkpoint whose architecture has a table: roles, ties and fused groups as the table declares them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from steelyard.errors import UserError
-from steelyard.spec.architecture import Architecture, Match
+from steelyard.spec.architecture import Architecture
 from steelyard.spec.conventions import guess_tensor
+from steelyard.spec.matching import Entry, match_names
 from steelyard.spec.reading import Reading, Shapes
-from steelyard.spec.rules import Rule
 from steelyard.spec.tensor import FusedGroup, TensorSpec, module_of
 
-# Notes name a few tensors, not thousands.
+# Messages name a few tensors, not thousands.
 _NAMED = 3
 
 
@@ -31,182 +31,116 @@ def read_known(
         UserError: if a shape is at odds with the config, a tensor is missing, or a number in a name is out of
             the config's range.
     """
-    return _Reader(architecture, config, shapes, untied).read()
+    settings = architecture.settings(config)
+    entries = match_names(architecture, config, shapes)
+    ties = _ties(architecture, config, entries, untied)
+    _require(architecture, config, entries, ties)
+    aliases = tuple(name for name in ties if name in shapes)
+
+    by_name = {entry.name: entry for entry in entries.values()}
+    tensors: dict[str, TensorSpec] = {}
+    for name, (shape, dtype) in shapes.items():
+        if name not in aliases:
+            entry = by_name.get(name)
+            known = entry.tensor(tuple(shape), dtype) if entry else guess_tensor(name, tuple(shape), dtype)
+            tensors[name] = known
+    kept = [by_name[name] for name in tensors if name in by_name]
+
+    n_layers = architecture.axis_size("layer", settings)
+    bare = any(entry.dropped and "layer" in entry.numbers for entry in kept)
+    block = architecture.block.removeprefix(architecture.prefix) if bare else architecture.block
+    return Reading(
+        tensors=tensors,
+        ties=ties,
+        stored_aliases=aliases,
+        groups=_groups(architecture, kept),
+        n_layers=n_layers,
+        block_prefixes=tuple(block.format(layer=layer) for layer in range(n_layers)),
+        input_keys=_input_keys(tensors, kept, ties),
+        notes=tuple(_notes(architecture, config, tensors, kept, untied)),
+    )
 
 
-class _Reader:
-    def __init__(
-        self, architecture: Architecture, config: Mapping[str, Any], shapes: Shapes, untied: Collection[str]
-    ) -> None:
-        self.architecture = architecture
-        self.config = config
-        self.shapes = shapes
-        self.untied = untied
-        self.settings = architecture.settings(config)
-        self.owner = architecture.class_of(config)
-        # Names as the table spells them, to the names in the files; and back, for those that have a rule.
-        self.stored: dict[str, str] = {}
-        self.spelled: dict[str, tuple[str, Match]] = {}
-        self.notes: list[str] = []
+def _ties(
+    architecture: Architecture, config: Mapping[str, Any], entries: Mapping[str, Entry], untied: Collection[str]
+) -> dict[str, str]:
+    """Alias and canonical name of the declared ties; the canonical one is always stored."""
+    ties: dict[str, str] = {}
+    for pair in architecture.tied(config).items():
+        # Where a file holds only the alias, that is the one to keep.
+        alias, canonical = pair if pair[1] in entries else pair[::-1]
+        if canonical not in entries:
+            continue
+        alias = entries[alias].name if alias in entries else alias
+        if alias not in untied:
+            ties[alias] = entries[canonical].name
+    return ties
 
-    def read(self) -> Reading:
-        if not self.config.get("architectures"):
-            self.notes.append(f"the config names no class in architectures; taken as {self.owner}")
-        self._match_names()
-        tensors, extra = self._describe()
-        ties, aliases = self._ties()
-        self._require(ties)
-        tensors = {name: tensor for name, tensor in tensors.items() if name not in aliases}
-        if extra:
-            self.notes.append(
-                f"{_some(extra)} {'is' if len(extra) == 1 else 'are'} not in the table of "
-                f"{self.architecture.model_type}: kept as stored, without role or axes"
-            )
-        layers = self.architecture.axis_size("layer", self.settings)
-        bare = any(match.numbers and not self._has_prefix(name) for name, (_, match) in self.spelled.items())
-        block = self.architecture.block.removeprefix(self.architecture.prefix) if bare else self.architecture.block
-        return Reading(
-            tensors=tensors,
-            ties=ties,
-            stored_aliases=tuple(aliases),
-            groups=self._groups(tensors),
-            n_layers=layers,
-            block_prefixes=tuple(block.format(layer=layer) for layer in range(layers)),
-            input_keys=self._input_keys(tensors, ties),
-            notes=tuple(self.notes),
-        )
 
-    def _has_prefix(self, name: str) -> bool:
-        return name.startswith(self.architecture.prefix)
-
-    def _match_names(self) -> None:
-        for name, (shape, _) in self.shapes.items():
-            for spelling in (name, self.architecture.prefix + name):
-                match = self.architecture.match(spelling)
-                if match is None or not self._fits(match.rule, tuple(shape), name):
-                    continue
-                full = self.architecture.rename(spelling)
-                if full in self.stored:
-                    raise UserError(
-                        f"the checkpoint holds both {self.stored[full]} and {name}, which are two spellings of "
-                        "one tensor; remove one"
-                    )
-                self._check_numbers(match, name)
-                self.stored[full] = name
-                self.spelled[name] = (full, match)
+def _require(
+    architecture: Architecture, config: Mapping[str, Any], entries: Mapping[str, Entry], ties: Mapping[str, str]
+) -> None:
+    settings = architecture.settings(config)
+    owner = architecture.class_of(config)
+    missing: list[str] = []
+    for rule in architecture.rules:
+        # A config that names no class may be of a model without its head.
+        headless = rule.classes and not config.get("architectures")
+        if rule.optional or headless or not rule.belongs_to(owner) or not rule.applies(settings):
+            continue
+        for name in architecture.names(rule, settings):
+            # A config may ask for any number of layers: stop once there is enough to say.
+            if len(missing) > _NAMED:
                 break
-
-    def _fits(self, rule: Rule, shape: tuple[int, ...], name: str) -> bool:
-        """Whether the shape is the config's; a tensor that only other classes have may be anything."""
-        expected = self.architecture.shape(rule, self.settings)
-        if expected is None or shape == expected:
-            return True
-        if not rule.belongs_to(self.owner):
-            return False
-        asked = self.settings.fresh()
-        self.architecture.shape(rule, asked)
+            if name not in entries and name not in ties:
+                missing.append(name)
+    if missing:
         raise UserError(
-            f"{name} has shape {list(shape)}, but config.json asks for {list(expected)} ({asked.described()}); "
-            "config.json and the weights belong to different models, or one of them was changed"
+            f"the checkpoint lacks {_listed(missing)}, which {owner} has by its config.json; complete the weights "
+            "or correct the config"
         )
 
-    def _check_numbers(self, match: Match, name: str) -> None:
-        for axis, number in match.numbers.items():
-            asked = self.settings.fresh()
-            if number >= self.architecture.axis_size(axis, asked):
-                raise UserError(
-                    f"the checkpoint holds {name}, but config.json says {asked.described()}; put the number right "
-                    "or remove the tensor"
-                )
 
-    def _describe(self) -> tuple[dict[str, TensorSpec], list[str]]:
-        tensors: dict[str, TensorSpec] = {}
-        extra: list[str] = []
-        for name, (shape, dtype) in self.shapes.items():
-            if name not in self.spelled:
-                tensors[name] = guess_tensor(name, tuple(shape), dtype)
-                extra.append(name)
-                continue
-            full, match = self.spelled[name]
-            rule = match.rule
-            if not rule.applies(self.settings):
-                self.notes.append(f"{name} is stored, but a model of this config has no such tensor")
-            # Old spellings (LayerNorm.gamma) have the module of the new ones.
-            module = module_of(full)
-            if not self._has_prefix(name):
-                module = module.removeprefix(self.architecture.prefix)
-            tensors[name] = TensorSpec(
-                name,
-                tuple(shape),
-                dtype,
-                rule.role,
-                rule.axes,
-                match.numbers.get("layer"),
-                module,
-                rule.kind,
-                rule.transposed,
-            )
-        return tensors, extra
-
-    def _ties(self) -> tuple[dict[str, str], list[str]]:
-        """Alias and canonical name of the declared ties, and the aliases that are stored all the same."""
-        ties: dict[str, str] = {}
-        stored_aliases: list[str] = []
-        for alias, canonical in self.architecture.tied(self.config).items():
-            alias_name, canonical_name = self.stored.get(alias), self.stored.get(canonical)
-            if alias_name in self.untied or canonical_name in self.untied:
-                self.notes.append(
-                    f"the config ties {alias_name} to {canonical_name}, but their values differ: both are kept"
-                )
-            elif canonical_name is not None:
-                ties[alias_name or alias] = canonical_name
-                if alias_name is not None:
-                    stored_aliases.append(alias_name)
-            elif alias_name is not None:
-                ties[canonical] = alias_name
-        return ties, stored_aliases
-
-    def _require(self, ties: Mapping[str, str]) -> None:
-        declared = bool(self.config.get("architectures"))
-        missing: list[str] = []
-        for rule in self.architecture.rules:
-            if rule.optional or not rule.belongs_to(self.owner) or not rule.applies(self.settings):
-                continue
-            if rule.classes and not declared:
-                continue
-            names = self.architecture.names(rule, self.settings)
-            missing += [name for name in names if name not in self.stored and name not in ties]
-        if missing:
-            raise UserError(
-                f"the checkpoint lacks {_some(missing)}, which {self.owner} has by its config.json; complete the "
-                "weights or correct the config"
-            )
-
-    def _groups(self, tensors: Mapping[str, TensorSpec]) -> tuple[FusedGroup, ...]:
-        # Members stand in the order of the table, whatever the order of the file.
-        order = {rule: position for position, rule in enumerate(self.architecture.rules)}
-        members: dict[str, list[str]] = {}
-        for name in sorted(self.spelled, key=lambda name: order[self.spelled[name][1].rule]):
-            if name not in tensors:
-                continue
-            shared = self.spelled[name][1].rule.shared
-            if shared is not None:
-                members.setdefault(self._formatted(shared.codec, name), []).append(name)
-        return tuple(FusedGroup(group, tuple(names)) for group, names in members.items() if len(names) > 1)
-
-    def _input_keys(self, tensors: Mapping[str, TensorSpec], ties: Mapping[str, str]) -> dict[str, str]:
-        # A tied head reads its own input, so aliases have keys too.
-        keys = {alias: module_of(alias) for alias in ties}
-        for name, tensor in tensors.items():
-            shared = self.spelled[name][1].rule.shared if name in self.spelled else None
-            keys[name] = tensor.module if shared is None else self._formatted(shared.input, name)
-        return keys
-
-    def _formatted(self, pattern: str, name: str) -> str:
-        formatted = pattern.format(**self.spelled[name][1].numbers)
-        return formatted if self._has_prefix(name) else formatted.removeprefix(self.architecture.prefix)
+def _groups(architecture: Architecture, entries: Iterable[Entry]) -> tuple[FusedGroup, ...]:
+    # Members stand in the order of the table, whatever the order of the file.
+    order = {id(rule): position for position, rule in enumerate(architecture.rules)}
+    members: dict[str, list[str]] = {}
+    for entry in sorted(entries, key=lambda entry: order[id(entry.rule)]):
+        if entry.rule.shared is not None:
+            members.setdefault(entry.spell(entry.rule.shared.codec), []).append(entry.name)
+    return tuple(FusedGroup(name, tuple(names)) for name, names in members.items() if len(names) > 1)
 
 
-def _some(names: list[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+def _input_keys(
+    tensors: Mapping[str, TensorSpec], entries: Iterable[Entry], ties: Mapping[str, str]
+) -> dict[str, str]:
+    # A tied head reads another input than the embedding it is tied to, so aliases have keys too.
+    keys = {alias: module_of(alias) for alias in ties}
+    keys |= {name: tensor.module for name, tensor in tensors.items()}
+    keys |= {entry.name: entry.spell(entry.rule.shared.input) for entry in entries if entry.rule.shared}
+    return keys
+
+
+def _notes(
+    architecture: Architecture,
+    config: Mapping[str, Any],
+    tensors: Mapping[str, TensorSpec],
+    entries: Iterable[Entry],
+    untied: Collection[str],
+) -> Iterable[str]:
+    if not config.get("architectures"):
+        yield f"config.json names no class under architectures; taken as {architecture.class_of(config)}"
+    for name in untied:
+        yield f"the config ties {name}, but its values differ: it is kept as a tensor of its own"
+    settings = architecture.settings(config)
+    unused = [entry.name for entry in entries if not entry.rule.applies(settings)]
+    if unused:
+        yield f"stored although a model of this config does not have them: {_listed(unused)}"
+    extra = [name for name, tensor in tensors.items() if tensor.role is None]
+    if extra:
+        table = f"the table of {architecture.model_type}"
+        yield f"not in {table}, so kept as stored, without role and axes: {_listed(extra)}"
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:_NAMED]) + (" and others" if len(names) > _NAMED else "")

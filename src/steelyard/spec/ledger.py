@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from steelyard.spec.tensor import BUFFER, TensorSpec
@@ -32,7 +32,7 @@ class Ledger:
     """Every stored tensor once, tied ones included once.
 
     Attributes:
-        rows: one for each role in each layer, in the order of the checkpoint.
+        rows: one for each role in each layer, in the order of the table.
     """
 
     rows: tuple[LedgerRow, ...]
@@ -59,9 +59,16 @@ def parameters_of(tensor: TensorSpec) -> int:
     return tensor.elements if trainable else 0
 
 
-def make_ledger(tensors: Iterable[TensorSpec]) -> Ledger:
-    """Add up tensors by role and layer."""
+def make_ledger(tensors: Iterable[TensorSpec], roles: Sequence[str] = ()) -> Ledger:
+    """Add up tensors by role and layer.
+
+    Args:
+        tensors: each of them once.
+        roles: the order they come in; others follow, in the order of the tensors.
+    """
+    rank = {role: position for position, role in enumerate(dict.fromkeys(roles))}
     rows = [LedgerRow(item.role, item.layer, 1, parameters_of(item), item.nbytes) for item in tensors]
+    rows.sort(key=lambda row: rank.get(row.role or "", len(rank)))
     return Ledger(_merge(rows, lambda row: (row.role, row.layer)))
 
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from steelyard.errors import UserError
-from steelyard.spec.architecture import Architecture, task_of
+from steelyard.spec.architecture import Architecture, class_name, task_of
 from steelyard.spec.conventions import may_be_encoded
 from steelyard.spec.known import read_known
 from steelyard.spec.ledger import Ledger, make_ledger
 from steelyard.spec.reading import Shapes
 from steelyard.spec.registry import architectures, find_architecture
-from steelyard.spec.tensor import FusedGroup, Task, TensorSpec
+from steelyard.spec.tensor import BUFFER, FusedGroup, Task, TensorSpec
 from steelyard.spec.unknown import read_unknown
 
 
@@ -66,8 +66,7 @@ class ModelSpec:
         architecture = find_architecture(config)
         if architecture is None:
             reading = read_unknown(config, shapes)
-            named = config.get("architectures") or [""]
-            task = task_of(str(named[0]))
+            task = task_of(class_name(config))
         else:
             reading = read_known(architecture, config, shapes, untied)
             task = task_of(architecture.class_of(config))
@@ -102,6 +101,10 @@ class ModelSpec:
             and tensor.is_plain_float
         )
 
+    def buffers(self) -> tuple[str, ...]:
+        """Return the names of stored tensors that the model computes by itself and ignores when loaded."""
+        return tuple(name for name, tensor in self.tensors.items() if tensor.role == BUFFER)
+
     def input_key(self, name: str) -> str:
         """Return the module whose input a linear reads: one name for all that read the same input.
 
@@ -135,8 +138,9 @@ class ModelSpec:
         return 2 * batch * tokens * per_token * bytes_per_element
 
     def ledger(self) -> Ledger:
-        """Return where parameters and bytes are, by role and by layer."""
-        return make_ledger(self.tensors.values())
+        """Return where parameters and bytes are, by role and by layer, in the order of the table."""
+        rules = () if self.architecture is None else self.architecture.rules
+        return make_ledger(self.tensors.values(), [rule.role for rule in rules])
 
     def parameter_count(self) -> int:
         """Return the number of parameters, tied ones once, buffers left out."""

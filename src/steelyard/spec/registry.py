@@ -29,4 +29,4 @@ def architectures() -> Mapping[str, Architecture]:
 
 def find_architecture(config: Mapping[str, Any]) -> Architecture | None:
     """Return the table for a config; None if there is none."""
-    return architectures().get(config.get("model_type", ""))
+    return architectures().get(str(config.get("model_type")))

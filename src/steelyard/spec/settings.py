@@ -41,15 +41,15 @@ class Settings:
             raise UserError(f"config.json lacks {key}, and architecture tables give it no default; add it")
         return self._defaults[key]
 
-    def size(self, key: str) -> int:
-        """Return a positive whole number.
+    def size(self, key: str, least: int = 1) -> int:
+        """Return a whole number of at least one, or of at least `least`.
 
         Raises:
             UserError: if the value is anything else.
         """
         value = self.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise UserError(f"config.json: {key} must be a positive whole number, got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise UserError(f"config.json: {key} must be a whole number of at least {least}, got {value!r}")
         return value
 
     def size_or_none(self, key: str) -> int | None:

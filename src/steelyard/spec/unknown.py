@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from steelyard.spec.conventions import guess_blocks, guess_tensor
+from steelyard.spec.conventions import block_of, guess_blocks, guess_tensor
 from steelyard.spec.reading import Reading, Shapes
 from steelyard.spec.tensor import TensorSpec
 
@@ -13,10 +13,10 @@ from steelyard.spec.tensor import TensorSpec
 def read_unknown(config: Mapping[str, Any], shapes: Shapes) -> Reading:
     """Sort out tensors of an architecture that has no table; every guess is stated in the notes."""
     blocks = guess_blocks(shapes)
+    layers = {block: number for number, block in enumerate(blocks)}
     tensors: dict[str, TensorSpec] = {}
     for name, (shape, dtype) in shapes.items():
-        layer = next((number for number, block in enumerate(blocks) if name.startswith(block)), None)
-        tensors[name] = guess_tensor(name, tuple(shape), dtype, layer)
+        tensors[name] = guess_tensor(name, tuple(shape), dtype, layers.get(block_of(name)))
     model_type = config.get("model_type")
     subject = f"architecture {model_type!r}" if model_type else "a checkpoint whose config names no model_type"
     notes = [

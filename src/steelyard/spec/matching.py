@@ -1,0 +1,102 @@
+"""The names of a checkpoint held against the rules of a table, with their shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.errors import UserError
+from steelyard.spec.architecture import Architecture
+from steelyard.spec.reading import Shapes
+from steelyard.spec.rules import Rule
+from steelyard.spec.settings import Settings
+from steelyard.spec.tensor import TensorSpec, module_of
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A stored tensor and the rule it fits.
+
+    Attributes:
+        name: in the checkpoint.
+        spelled: as the table spells it: with the prefix, in today's words.
+        rule: of the table.
+        numbers: what stands for the placeholders of the rule's pattern.
+        dropped: the prefix, where the file lacks it; else "".
+    """
+
+    name: str
+    spelled: str
+    rule: Rule
+    numbers: Mapping[str, int]
+    dropped: str
+
+    def spell(self, pattern: str) -> str:
+        """Fill in a pattern with this entry's numbers and spell it as the file does."""
+        return pattern.format(**self.numbers).removeprefix(self.dropped)
+
+    def tensor(self, shape: tuple[int, ...], dtype: str) -> TensorSpec:
+        """Return the tensor as the rule describes it."""
+        # Old spellings (LayerNorm.gamma) belong to the module of the new ones.
+        module = module_of(self.spelled).removeprefix(self.dropped)
+        rule, layer = self.rule, self.numbers.get("layer")
+        return TensorSpec(self.name, shape, dtype, rule.role, rule.axes, layer, module, rule.kind, rule.transposed)
+
+
+def match_names(architecture: Architecture, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Entry]:
+    """Return the entry of every stored tensor that fits a rule, by its name as the table spells it.
+
+    Args:
+        architecture: the table.
+        config: as read from config.json.
+        shapes: what the checkpoint holds.
+
+    Raises:
+        UserError: if a shape is at odds with the config, a number in a name is out of the config's range, or
+            two names are spellings of one tensor.
+    """
+    settings = architecture.settings(config)
+    owner = architecture.class_of(config)
+    entries: dict[str, Entry] = {}
+    for name, (shape, _) in shapes.items():
+        entry = _entry(architecture, name)
+        if entry is None or not _fits(architecture, settings, owner, entry, tuple(shape)):
+            continue
+        _check_numbers(architecture, settings, entry)
+        other = entries.setdefault(entry.spelled, entry)
+        if other is not entry:
+            raise UserError(f"{other.name} and {name} are two spellings of one tensor; remove one of them")
+    return entries
+
+
+def _entry(architecture: Architecture, name: str) -> Entry | None:
+    for dropped in ("", architecture.prefix):
+        match = architecture.match(dropped + name)
+        if match is not None:
+            return Entry(name, architecture.rename(dropped + name), match.rule, match.numbers, dropped)
+    return None
+
+
+def _fits(architecture: Architecture, settings: Settings, owner: str, entry: Entry, shape: tuple[int, ...]) -> bool:
+    """Whether the shape is the config's. Heads of other classes may have any shape: then no rule is about them."""
+    asked = settings.fresh()
+    expected = architecture.shape(entry.rule, asked)
+    if expected is None or shape == expected:
+        return True
+    if not entry.rule.belongs_to(owner):
+        return False
+    raise UserError(
+        f"{entry.name} has shape {list(shape)}, but config.json asks for {list(expected)} ({asked.described()}); "
+        "the weights and config.json belong to different models, or one of them was changed"
+    )
+
+
+def _check_numbers(architecture: Architecture, settings: Settings, entry: Entry) -> None:
+    for axis, number in entry.numbers.items():
+        asked = settings.fresh()
+        if number >= architecture.axis_size(axis, asked):
+            raise UserError(
+                f"the checkpoint holds {entry.name}, but config.json says {asked.described()}; correct the config "
+                "or remove the tensor"
+            )
