@@ -45,7 +45,11 @@ def split_of(name: str) -> Split:
 
 
 def files(split: Split, root: Path | None = None) -> list[SourceFile]:
-    """Return the readable `*.py` files of a split, sorted by name.
+    """Return the readable `*.py` files of a split, sorted by path.
+
+    Args:
+        split: which of them.
+        root: folder searched; None for the standard library.
 
     Left out: installed packages, files above 400 kB (generated tables), empty files and those not in UTF-8.
 
@@ -55,8 +59,9 @@ def files(split: Split, root: Path | None = None) -> list[SourceFile]:
     base = root or library()
     found: list[SourceFile] = []
     for path in sorted(base.rglob("*.py")):
-        name = path.relative_to(base).as_posix()
-        if _EXCLUDED & set(path.parts) or split_of(name) != split or path.stat().st_size > _LARGEST_FILE:
+        relative = path.relative_to(base)
+        name = relative.as_posix()
+        if _EXCLUDED & set(relative.parts) or split_of(name) != split or path.stat().st_size > _LARGEST_FILE:
             continue
         try:
             text = path.read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ _ITERATIONS = 5
 def orthogonalize(matrices: torch.Tensor) -> torch.Tensor:
     """Return the nearly orthogonal factors of a stack of matrices [n, rows, cols] (singular values near 1)."""
     tall = matrices.size(1) > matrices.size(2)
-    x = matrices.transpose(1, 2) if tall else matrices
+    x: torch.Tensor = matrices.transpose(1, 2) if tall else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(_ITERATIONS):
         a = x @ x.transpose(1, 2)
@@ -47,12 +47,14 @@ class Muon(torch.optim.Optimizer):
             for (rows, cols), parameters in by_shape.items():
                 updates = []
                 for parameter in parameters:
+                    gradient = parameter.grad
+                    assert gradient is not None
                     state = self.state[parameter]
                     if "momentum" not in state:
                         state["momentum"] = torch.zeros_like(parameter)
                     buffer = state["momentum"]
-                    buffer.mul_(group["momentum"]).add_(parameter.grad)
-                    updates.append(parameter.grad.add(buffer, alpha=group["momentum"]))
+                    buffer.mul_(group["momentum"]).add_(gradient)
+                    updates.append(gradient.add(buffer, alpha=group["momentum"]))
                 directions = orthogonalize(torch.stack(updates))
                 rate = group["lr"] * max(1.0, rows / cols) ** 0.5
                 for parameter, direction in zip(parameters, directions.unbind(0), strict=True):

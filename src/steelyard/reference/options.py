@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# They decide how long a run is or how it is executed, so a checkpoint may be continued with others.
+_NOT_IDENTITY = {"steps", "decay_steps", "decay_stretch", "save_every", "threads", "compile"}
+_SCHEDULE = {"steps", "decay_steps", "decay_stretch"}
 
 
 class TrainOptions(BaseModel):
@@ -17,21 +21,54 @@ class TrainOptions(BaseModel):
     warmup_steps: int = Field(100, ge=1, description="first steps, over which the learning rate rises")
     batch: int = Field(16, ge=1, description="sequences per step")
     sequence: int = Field(256, ge=8, description="tokens per sequence")
+    decay_stretch: int = Field(
+        2, ge=1, description="how many times longer, and fewer, the sequences are over the decay"
+    )
     matrix_rate: float = Field(0.02, gt=0, description="learning rate of the blocks' matrices (Muon)")
     other_rate: float = Field(0.004, gt=0, description="learning rate of embeddings and norms (AdamW)")
     weight_decay: float = Field(0.05, ge=0, description="weight decay of the blocks' matrices")
     seed: int = Field(0, description="seed of the initial weights and of the order of the data")
-    vocabulary: int = Field(4096, ge=300, description="entries of the tokenizer")
-    hidden: int = Field(256, description="width of the residual stream")
-    ffn: int = Field(768, description="width of the feed-forward layers")
+    vocabulary: int = Field(4096, ge=300, le=65536, description="entries of the tokenizer")
+    hidden: int = Field(256, ge=8, description="width of the residual stream")
+    ffn: int = Field(768, ge=8, description="width of the feed-forward layers")
     layers: int = Field(7, ge=1, description="blocks")
-    heads: int = Field(8, description="attention heads")
-    kv_heads: int = Field(4, description="key and value heads")
-    context: int = Field(1024, description="longest context declared in the config")
+    heads: int = Field(8, ge=1, description="attention heads")
+    kv_heads: int = Field(4, ge=1, description="key and value heads")
     save_every: int = Field(100, ge=1, description="steps between checkpoints")
     threads: int = Field(0, ge=0, description="threads of the matrix products; 0 for one per processor")
     compile: bool = Field(True, description="compile the model when a C++ compiler is at hand")
 
+    @model_validator(mode="after")
+    def _fits(self) -> TrainOptions:
+        if self.decay_steps > self.steps:
+            raise ValueError(f"decay_steps {self.decay_steps} exceeds steps {self.steps}")
+        if self.batch % self.decay_stretch:
+            raise ValueError(f"decay_stretch {self.decay_stretch} must divide batch {self.batch}")
+        if self.hidden % self.heads or self.heads % self.kv_heads:
+            raise ValueError(
+                f"heads {self.heads} must divide hidden {self.hidden}, kv_heads {self.kv_heads} the heads"
+            )
+        return self
+
+    @property
+    def tokens_per_step(self) -> int:
+        """How many tokens every step predicts."""
+        return self.batch * self.sequence
+
+    @property
+    def decay_start(self) -> int:
+        """The first step, from 0, of the decay."""
+        return self.steps - self.decay_steps
+
+    @property
+    def context(self) -> int:
+        """The longest sequence the model is trained on, and therefore declares."""
+        return self.sequence * (self.decay_stretch if self.decay_steps else 1)
+
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree with: everything but the length of the run and how it is executed."""
-        return self.model_dump(exclude={"steps", "decay_steps", "save_every", "threads", "compile"})
+        return self.model_dump(exclude=_NOT_IDENTITY)
+
+    def schedule(self) -> dict[str, Any]:
+        """What decides when and how the decay happens."""
+        return self.model_dump(include=_SCHEDULE)

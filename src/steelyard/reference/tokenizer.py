@@ -30,14 +30,13 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Any, folder: Path, context: int) -> None:
+def save_tokenizer(tokenizer: Any, folder: Path) -> None:
     """Write the files from which `AutoTokenizer.from_pretrained` builds the tokenizer."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": END_OF_TEXT,
         "eos_token": END_OF_TEXT,
-        "model_max_length": context,
         "clean_up_tokenization_spaces": False,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
