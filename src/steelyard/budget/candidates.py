@@ -59,22 +59,34 @@ _MENU["best"] = (
 _CORRECTION_SHARES = (1 / 64, 1 / 32, 1 / 16)
 _CORRECTED_BITS = (2, 3, 4)
 
-_HALF_RANGE = {"F16", "BF16"}
+AS_STORED = "as stored"
+
+
+Choice = tuple[tuple[str, Codec | None], ...]
+"""One way to store a group: the codec of every tensor that is written for it; None leaves the bytes as they are."""
 
 
 @dataclass(frozen=True)
 class Offer:
-    """One group and the codecs on offer for it; every member takes the same one.
+    """One group and the ways of storing it.
 
     Attributes:
         group: name of the fused group or of the single tensor.
-        members: names of the tensors of the result.
-        codecs: on offer; None stands for leaving the stored bytes as they are.
+        choices: on offer; the first leaves every tensor as it is stored.
     """
 
     group: str
-    members: tuple[str, ...]
-    codecs: tuple[Codec | None, ...]
+    choices: tuple[Choice, ...]
+
+    def names(self) -> list[str]:
+        """Every tensor that some choice writes."""
+        return list(dict.fromkeys(name for choice in self.choices for name, _ in choice))
+
+
+def label_of(choice: Choice) -> str:
+    """Return how people name a way of storing, such as "int4 g64 sym" or "int8 row sym + int3 g64 asym"."""
+    labels = dict.fromkeys(AS_STORED if codec is None else codec.label for _, codec in choice)
+    return " + ".join(labels)
 
 
 def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True) -> list[Offer]:
@@ -92,23 +104,34 @@ def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True) -
     members: dict[str, list[str]] = {}
     for name in spec.tensors:
         members.setdefault(grouped.get(name, name), []).append(name)
-    return [Offer(group, tuple(names), _menu(spec, format, effort, names)) for group, names in members.items()]
+    return [_offer(spec, format, effort, group, names) for group, names in members.items()]
 
 
-def _menu(spec: ModelSpec, format: Format, effort: Effort, names: Sequence[str]) -> tuple[Codec | None, ...]:
+def _offer(spec: ModelSpec, format: Format, effort: Effort, group: str, names: Sequence[str]) -> Offer:
+    as_stored: Choice = tuple((name, None) for name in names)
     tensors = [spec.tensors[name] for name in names]
-    menu: list[Codec | None] = [None]
-    if any(tensor.dtype not in ("F32", "F16", "BF16") for tensor in tensors):
-        return tuple(menu)
-    proposals: Iterator[Codec]
-    if all(_is_matrix(tensor) for tensor in tensors):
-        proposals = _for_matrices(tensors, effort)
-    else:
-        proposals = _for_vectors(tensors)
-    for codec in proposals:
-        if all(format.supports(spec, tensor.name, codec) for tensor in tensors):
-            menu.append(codec)
-    return tuple(menu)
+    if not all(tensor.dtype in ("F32", "F16", "BF16") for tensor in tensors):
+        return Offer(group, (as_stored,))
+    aliases = [alias for alias, table in spec.ties.items() if table in names and alias.endswith(".weight")]
+    if aliases and not format.packs_tied:
+        return Offer(group, (as_stored, *_apart(spec, format, effort, names[0], aliases[0])))
+    proposals = _for_matrices(tensors, effort) if all(map(_is_matrix, tensors)) else _for_vectors(tensors)
+    shared = [c for c in proposals if all(format.supports(spec, name, c) for name in names)]
+    return Offer(group, (as_stored, *(tuple((name, codec) for name in names) for codec in shared)))
+
+
+def _apart(spec: ModelSpec, format: Format, effort: Effort, table: str, head: str) -> Iterator[Choice]:
+    """Yield the ways of writing a tied table twice, as a table and as a head, for formats that cannot share one."""
+    tensor = spec.tensors[table]
+    if not _is_matrix(tensor):
+        return
+    for first in _for_matrices([tensor], effort):
+        if isinstance(first, DenseCodec):
+            yield ((table, first),)
+        elif format.supports(spec, table, first):
+            for second in _for_matrices([tensor], effort):
+                if isinstance(second, IntegerCodec) and format.supports(spec, head, second):
+                    yield ((table, first), (head, second))
 
 
 def _is_matrix(tensor: TensorSpec) -> bool:

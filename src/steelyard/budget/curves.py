@@ -6,18 +6,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from steelyard.budget.candidates import Offer
+from steelyard.budget.candidates import Choice, Offer, label_of
 from steelyard.budget.curve import Curve, Point
 from steelyard.budget.encoding import encode, rounding_of
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.codecs import Codec, require_finite
 from steelyard.formats import Format
+from steelyard.formats.base import tensor_of
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint, StoredTensor, entry_bytes_bound
 
-AS_STORED = "as stored"
+DamageTable = dict[tuple[str, Codec, bool], float]
+"""Predicted damage by tensor of the result, its codec, and whether a tied table is written apart from its head."""
 
 
 def stored_by(spec: ModelSpec, format: Format, name: str, codec: Codec | None) -> list[StoredTensor]:
@@ -28,14 +30,18 @@ def stored_by(spec: ModelSpec, format: Format, name: str, codec: Codec | None) -
     return format.stored(spec, name, codec)
 
 
-def group_bytes(spec: ModelSpec, format: Format, offer: Offer, codec: Codec | None, digits: int) -> int:
-    """Return an upper bound of the bytes a group adds to the files: data and header entries.
+def choice_tensors(spec: ModelSpec, format: Format, choice: Choice) -> list[StoredTensor]:
+    """Return what is written for a group under a choice."""
+    return [tensor for name, codec in choice for tensor in stored_by(spec, format, name, codec)]
+
+
+def choice_bytes(spec: ModelSpec, format: Format, choice: Choice, digits: int) -> int:
+    """Return an upper bound of the bytes a choice adds to the files: data and header entries.
 
     Args:
         digits: of the largest offset in a file.
     """
-    tensors = [tensor for name in offer.members for tensor in stored_by(spec, format, name, codec)]
-    return sum(tensor.nbytes + entry_bytes_bound(tensor, digits) for tensor in tensors)
+    return sum(tensor.nbytes + entry_bytes_bound(tensor, digits) for tensor in choice_tensors(spec, format, choice))
 
 
 def byte_curves(spec: ModelSpec, format: Format, menu: Sequence[Offer], digits: int) -> list[Curve]:
@@ -43,15 +49,10 @@ def byte_curves(spec: ModelSpec, format: Format, menu: Sequence[Offer], digits: 
     return [
         Curve(
             offer.group,
-            tuple(Point(group_bytes(spec, format, offer, c, digits), 0.0, label_of(c)) for c in offer.codecs),
+            tuple(Point(choice_bytes(spec, format, c, digits), 0.0, label_of(c)) for c in offer.choices),
         )
         for offer in menu
     ]
-
-
-def label_of(codec: Codec | None) -> str:
-    """Return how people name a way of storing."""
-    return AS_STORED if codec is None else codec.label
 
 
 def measure_curves(
@@ -62,41 +63,65 @@ def measure_curves(
     knowledge: KnowledgeBase,
     rounding: str,
     digits: int,
+    known: DamageTable,
     progress: Progress = SILENT,
 ) -> list[Curve]:
-    """Encode every group with every codec on offer and predict the damage.
+    """Encode every tensor with every codec on offer for it and predict the damage.
+
+    Args:
+        known: damages worked out before, by tensor and codec; what is worked out here is added.
 
     Raises:
         UserError: if a tensor on offer is not finite.
     """
-    work = [len(offer.codecs) * sum(spec.tensors[n].elements for n in offer.members) for offer in menu]
-    progress.start("trying codecs", sum(work))
+    progress.start("trying codecs", sum(_work(spec, offer) for offer in menu))
     curves = []
-    for offer, amount in zip(menu, work, strict=True):
-        damages = np.zeros(len(offer.codecs))
-        if any(codec is not None for codec in offer.codecs):
-            for name in offer.members:
-                damages += _damages(checkpoint, spec, offer, name, knowledge, rounding)
-        points = (
-            Point(group_bytes(spec, format, offer, codec, digits), float(damage), label_of(codec))
-            for codec, damage in zip(offer.codecs, damages, strict=True)
-        )
+    for offer in menu:
+        apart = is_apart(spec, offer)
+        for name in offer.names():
+            wanted = {c for choice in offer.choices for n, c in choice if n == name and c is not None}
+            missing = [codec for codec in wanted if (name, codec, apart) not in known]
+            if missing:
+                damages = _damages(checkpoint, spec, name, missing, knowledge, rounding, apart)
+                known.update({(name, codec, apart): damage for codec, damage in damages.items()})
+        points = [
+            Point(
+                choice_bytes(spec, format, choice, digits),
+                sum(known[name, codec, apart] for name, codec in choice if codec is not None),
+                label_of(choice),
+            )
+            for choice in offer.choices
+        ]
         curves.append(Curve(offer.group, tuple(points)))
-        progress.advance(amount)
+        progress.advance(_work(spec, offer))
     progress.finish()
     return curves
 
 
+def is_apart(spec: ModelSpec, offer: Offer) -> bool:
+    """Tell whether some choice of an offer writes a tied table and its head apart."""
+    return any(name in spec.ties for name in offer.names())
+
+
+def _work(spec: ModelSpec, offer: Offer) -> int:
+    return sum(tensor_of(spec, n).elements * (c is not None) for choice in offer.choices for n, c in choice)
+
+
 def _damages(
-    checkpoint: Checkpoint, spec: ModelSpec, offer: Offer, name: str, knowledge: KnowledgeBase, rounding: str
-) -> np.ndarray:
-    stored = matrix_of(checkpoint, spec, name)
-    require_finite(name, stored)
+    checkpoint: Checkpoint,
+    spec: ModelSpec,
+    name: str,
+    codecs: Sequence[Codec],
+    knowledge: KnowledgeBase,
+    rounding: str,
+    apart: bool,
+) -> dict[Codec, float]:
+    source = spec.ties.get(name, name)
+    stored = matrix_of(checkpoint, spec, source)
+    require_finite(source, stored)
     weight = np.ascontiguousarray(stored, dtype=np.float32)
-    known = knowledge.of(name)
-    damages = np.zeros(len(offer.codecs))
-    for i, codec in enumerate(offer.codecs):
-        if codec is not None:
-            decoded = encode(weight, codec, rounding_of(codec, rounding), known.statistics).decoded
-            damages[i] = known.damage(weight, decoded)
-    return damages
+    known = knowledge.of(name, apart)
+    return {
+        codec: known.damage(weight, encode(weight, codec, rounding_of(codec, rounding), known.statistics).decoded)
+        for codec in codecs
+    }

@@ -30,14 +30,6 @@ class Encoded:
     decoded: np.ndarray
 
 
-@dataclass(frozen=True)
-class StoredEncoding:
-    """A tensor's parts and their relative error |decoded - original| / |original| (Frobenius)."""
-
-    parts: dict[str, np.ndarray]
-    error: float
-
-
 def rounding_of(codec: Codec | None, rounding: str) -> str:
     """Return the method that encodes `codec` where integers are rounded by `rounding`."""
     if codec is None or isinstance(codec, DenseCodec):
@@ -63,7 +55,7 @@ def encode(weight: np.ndarray, codec: Codec, rounding: str, statistics: Statisti
     return Encoded(result.parts(), result.decode())
 
 
-def encode_stored(item: TensorPlan, codec: Codec, matrix: np.ndarray, known: Knowledge) -> StoredEncoding:
+def encode_matrix(item: TensorPlan, codec: Codec, matrix: np.ndarray, known: Knowledge) -> Encoded:
     """Encode a tensor as its plan says, from the type it is stored in.
 
     Args:
@@ -78,21 +70,6 @@ def encode_stored(item: TensorPlan, codec: Codec, matrix: np.ndarray, known: Kno
     if item.rounding == ABSMAX:
         # One pass over the stored bytes, without a float copy of the tensor.
         parts = codec.encode(matrix, item.source)
-        return StoredEncoding(parts, codec_error(codec, parts, matrix))
+        return Encoded(parts, codec.decode(parts, matrix.shape))
     require_finite(item.source, matrix)
-    weight = np.ascontiguousarray(matrix, dtype=np.float32)
-    encoded = encode(weight, codec, item.rounding, known.statistics)
-    return StoredEncoding(encoded.parts, relative_error(weight, encoded.decoded))
-
-
-def codec_error(codec: Codec, parts: dict[str, np.ndarray], matrix: np.ndarray) -> float:
-    """Return the relative error of parts against the matrix they stand for, by chunks of rows."""
-    return relative_error(matrix, codec.decode(parts, matrix.shape))
-
-
-def relative_error(original: np.ndarray, decoded: np.ndarray) -> float:
-    """Return |decoded - original| / |original| in the Frobenius norm; 0 for two zero tensors."""
-    reference = original.astype(np.float32)
-    size = float(np.linalg.norm(reference))
-    distance = float(np.linalg.norm(reference - decoded.reshape(reference.shape)))
-    return distance / size if size else float(distance > 0)
+    return encode(np.ascontiguousarray(matrix, dtype=np.float32), codec, item.rounding, known.statistics)

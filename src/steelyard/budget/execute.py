@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.budget.encoding import encode_stored
+from steelyard.budget.encoding import encode_matrix
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, stored_tensors
 from steelyard.formats import Format
+from steelyard.formats.verify import relative_error
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint
@@ -55,6 +56,7 @@ def write_plan(
         UserError: if a tensor to be encoded is not finite, or the disk is full.
     """
     stored = stored_tensors(plan, spec, format)
+    apart = any(name in spec.ties for name in plan.tensors)
     errors: dict[str, float] = {}
     progress.start("writing", sum(spec.tensors[item.source].nbytes for item in plan.tensors.values()), "B")
     for name, item in plan.tensors.items():
@@ -64,15 +66,15 @@ def write_plan(
                 writer.write(name, checkpoint.tensor(item.source))
         else:
             matrix = matrix_of(checkpoint, spec, item.source)
-            encoded = encode_stored(item, item.codec, matrix, knowledge.of(name))
-            errors[name] = encoded.error
+            encoded = encode_matrix(item, item.codec, matrix, knowledge.of(name, apart))
+            errors[name] = relative_error(matrix, encoded.decoded)
             packed = format.pack(spec, name, item.codec, encoded.parts)
             for part in missing:
                 writer.write(part, packed[part])
         checkpoint.advise_done(item.source)
         progress.advance(spec.tensors[item.source].nbytes)
     progress.finish()
-    config = format.config(spec, checkpoint.config, plan.codecs(), {})
+    config = format.config(spec, checkpoint.config, plan.codecs())
     writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
     writer.carry(checkpoint, [name for name in checkpoint.other_files if name not in _OWN_FILES])
     return Outcome(errors)

@@ -11,8 +11,10 @@ the damage is half the squared relative error of the tensor.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,38 +54,38 @@ NOTHING = Knowledge(Statistics(), ())
 
 
 class KnowledgeBase:
-    """Knowledge by tensor name, from a calibration or from nothing."""
+    """Knowledge by tensor name, from a calibration or from nothing.
 
-    def __init__(self, calibration: Calibration | None) -> None:
+    Args:
+        calibration: None where nothing was calibrated.
+        ties: aliases of tied tensors and the names they are stored under.
+    """
+
+    def __init__(self, calibration: Calibration | None, ties: Mapping[str, str] = MappingProxyType({})) -> None:
         self._calibration = calibration
+        self._ties = ties
         # Tensors that read the same input are asked for one after the other and share their factors.
-        self._statistics = lru_cache(maxsize=4)(self._load_statistics)
+        self._statistics = lru_cache(maxsize=2)(self._load_statistics)
 
-    def of(self, name: str) -> Knowledge:
+    def of(self, name: str, apart: bool = False) -> Knowledge:
         """Return what is known about a tensor of the result.
 
-        The name of a tied copy (a head written apart from its embedding) means that use of the shared table alone.
+        Args:
+            name: of the tensor.
+            apart: whether a tied table is written twice: then its own name means its use as a table, and its
+                alias its use as a head.
         """
-        if self._calibration is None:
+        source = self._ties.get(name, name)
+        if self._calibration is None or source not in self._calibration:
             return NOTHING
-        terms = tuple(Term(use.second_moment, use.row_weight) for use in self._calibration.uses(name))
-        if not terms:
-            return NOTHING
-        if len(terms) == 1:
-            return Knowledge(self._statistics(self._calibration.input_key(name)), terms)
-        return Knowledge(Statistics(_combined(terms)), terms)
+        terms = tuple(Term(term.second_moment, term.row_weight) for term in self._calibration.terms(source))
+        if len(terms) > 1 and apart:
+            term = terms[0] if name == source else terms[-1]
+            return Knowledge(Statistics(term.second_moment), (term,))
+        if len(terms) > 1:
+            return Knowledge(Statistics(self._calibration.second_moment(source)), terms)
+        return Knowledge(self._statistics(self._calibration.moment_key(source)), terms)
 
     def _load_statistics(self, key: str) -> Statistics:
         assert self._calibration is not None
-        return Statistics(self._calibration.moment_of_key(key))
-
-
-def _combined(terms: tuple[Term, ...]) -> np.ndarray:
-    """Return the second moment that stands for several uses at once: each weighed by its mean curvature."""
-    columns = next(t.second_moment.shape[-1] for t in terms if t.second_moment is not None)
-    total = np.zeros((columns, columns))
-    for term in terms:
-        share = 1.0 if term.row_weight is None else float(np.mean(term.row_weight))
-        moment = np.ones(columns) if term.second_moment is None else term.second_moment
-        total += share * (np.diag(moment) if moment.ndim == 1 else moment)
-    return total
+        return Statistics(self._calibration.moment_of(key))

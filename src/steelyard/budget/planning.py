@@ -9,7 +9,7 @@ from typing import Any
 
 from steelyard.budget.candidates import Offer, offers
 from steelyard.budget.curve import Curve
-from steelyard.budget.curves import byte_curves, measure_curves, stored_by
+from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, is_apart, measure_curves
 from steelyard.budget.encoding import rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.options import FitOptions
@@ -49,6 +49,7 @@ class Planner:
         self._digits = len(str(opened.checkpoint.weight_bytes * 2))
         self.menu = _without(offers(opened.spec, format, options.effort, options.fuse), options.keep)
         self._curves: list[Curve] | None = None
+        self._known: DamageTable = {}
 
     def smallest_size(self) -> int:
         """Return the exact bytes of the smallest result there is."""
@@ -62,8 +63,9 @@ class Planner:
         """
         require_feasible(self._bytes(), self.exact_size, budget)
 
-    def learn(self, knowledge: KnowledgeBase, progress: Progress = SILENT) -> None:
-        """Work out the curves."""
+    def learn(self, knowledge: KnowledgeBase, known: DamageTable, progress: Progress = SILENT) -> None:
+        """Work out the curves; `known` is shared between the planners of one model."""
+        self._known = known
         self._curves = measure_curves(
             self.opened.checkpoint,
             self.opened.spec,
@@ -72,6 +74,7 @@ class Planner:
             knowledge,
             _ROUNDING[self.options.effort],
             self._digits,
+            known,
             progress,
         )
 
@@ -80,8 +83,7 @@ class Planner:
         tensors = [
             tensor
             for offer, index in zip(self.menu, choice, strict=True)
-            for name in offer.members
-            for tensor in stored_by(self.opened.spec, self.format, name, offer.codecs[index])
+            for tensor in choice_tensors(self.opened.spec, self.format, offer.choices[index])
         ]
         return plan_layout(tensors, self._max_shard_size).total_bytes
 
@@ -95,13 +97,12 @@ class Planner:
             raise RuntimeError("the curves are not known yet; call learn first")
         solution = solve(self._curves, budget, self.exact_size)
         tensors: dict[str, TensorPlan] = {}
-        for offer, curve, index in zip(self.menu, self._curves, solution.choice, strict=True):
-            codec = offer.codecs[index]
-            rounding = rounding_of(codec, _ROUNDING[self.options.effort])
-            damage = curve.points[index].damage / len(offer.members)
-            for name in offer.members:
+        rounding = _ROUNDING[self.options.effort]
+        for offer, index in zip(self.menu, solution.choice, strict=True):
+            for name, codec in offer.choices[index]:
+                damage = 0.0 if codec is None else self._known[name, codec, is_apart(self.opened.spec, offer)]
                 source = self.opened.spec.ties.get(name, name)
-                tensors[name] = TensorPlan(source, codec, rounding, damage)
+                tensors[name] = TensorPlan(source, codec, rounding_of(codec, rounding), damage)
         ordered = {name: tensors[name] for name in sorted(tensors, key=self._order())}
         plan = Plan(self.format.name, ordered, self._max_shard_size, dict(request))
         return PlannedFit(plan, solution, budget)
@@ -123,11 +124,11 @@ def _without(menu: list[Offer], keep: Sequence[str]) -> list[Offer]:
             patterns.append(re.compile(text))
         except re.error as error:
             raise UserError(f"--keep: {text!r} is not a regular expression: {error}") from None
-        if not any(patterns[-1].search(name) for offer in menu for name in offer.members):
-            raise UserError(f"--keep: no tensor matches {text!r}; names are as in: {menu[0].members[0]}")
+        if not any(patterns[-1].search(name) for offer in menu for name in offer.names()):
+            raise UserError(f"--keep: no tensor matches {text!r}; names are as in: {menu[0].names()[0]}")
     return [
-        replace(offer, codecs=offer.codecs[:1])
-        if any(pattern.search(name) for pattern in patterns for name in offer.members)
+        replace(offer, choices=offer.choices[:1])
+        if any(pattern.search(name) for pattern in patterns for name in offer.names())
         else offer
         for offer in menu
     ]

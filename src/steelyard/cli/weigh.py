@@ -31,7 +31,7 @@ def command(model: str, context: int | None, batch: int, as_json: bool) -> None:
             "bits_per_parameter": 8 * opened.checkpoint.weight_bytes / max(spec.parameter_count(), 1),
             "roles": [
                 {"role": r.role, "tensors": r.tensors, "parameters": r.parameters, "bytes": r.nbytes}
-                for r in ledger.rows
+                for r in ledger.by_role()
             ],
             "ties": dict(spec.ties),
             "notes": list(spec.notes),

@@ -1,0 +1,42 @@
+"""A plan as a model: its decoded tensors, so that it can be measured before it is written, or instead of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from steelyard.budget.encoding import encode_matrix
+from steelyard.budget.execute import matrix_of
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.plan import Plan
+from steelyard.formats import Format
+from steelyard.jobs import OpenModel
+
+
+class PlannedSource:
+    """The logical tensors a plan will leave, encoded and decoded when asked for."""
+
+    def __init__(self, plan: Plan, opened: OpenModel, format: Format, knowledge: KnowledgeBase) -> None:
+        self._plan, self._opened, self._format, self._knowledge = plan, opened, format, knowledge
+        self._apart = any(name in opened.spec.ties for name in plan.tensors)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The config of the result, without its quantization."""
+        config = self._format.config(self._opened.spec, self._opened.checkpoint.config, self._plan.codecs())
+        return {key: value for key, value in config.items() if key != "quantization_config"}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the result's tensors."""
+        return list(self._plan.tensors)
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor as readers of the result will see it."""
+        item = self._plan.tensors[name]
+        if item.codec is None:
+            return self._opened.checkpoint.tensor(item.source)
+        matrix = matrix_of(self._opened.checkpoint, self._opened.spec, item.source)
+        decoded = encode_matrix(item, item.codec, matrix, self._knowledge.of(name, self._apart)).decoded
+        return decoded.T if self._opened.spec.tensors[item.source].transposed else decoded

@@ -1,0 +1,109 @@
+"""From a plan to a finished folder: written, verified, described, and only then given its name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from steelyard.budget.execute import write_plan
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.plan import Plan, plan_files
+from steelyard.budget.provenance import FILE_NAME, document, versions
+from steelyard.formats import Format
+from steelyard.formats.verify import Check, verify_folder
+from steelyard.jobs import OpenModel
+from steelyard.progress import SILENT, Progress
+from steelyard.weights import FolderWriter, Layout
+
+
+@dataclass(frozen=True)
+class Produced:
+    """A finished folder.
+
+    Attributes:
+        folder: its final name.
+        plan: what was written.
+        layout: its weight files.
+        errors: relative error of each encoded tensor.
+        checks: what the independent reader proved.
+        sections: what the caller added to `steelyard.json`.
+    """
+
+    folder: Path
+    plan: Plan
+    layout: Layout
+    errors: Mapping[str, float]
+    checks: tuple[Check, ...]
+    sections: Mapping[str, Any]
+
+
+Describe = Callable[["Staged"], Mapping[str, Any]]
+"""Looks at the verified, staged folder and returns sections for `steelyard.json`; it may add files to it."""
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A verified folder that has not taken its name yet."""
+
+    folder: Path
+    layout: Layout
+    errors: Mapping[str, float]
+    checks: tuple[Check, ...]
+
+
+def produce(
+    plan: Plan,
+    opened: OpenModel,
+    format: Format,
+    knowledge: KnowledgeBase,
+    out: Path,
+    *,
+    resume: bool = False,
+    describe: Describe = lambda staged: {},
+    progress: Progress = SILENT,
+) -> Produced:
+    """Write a plan as a folder.
+
+    Raises:
+        UserError: for a weight that is not finite, a full disk, an existing folder.
+        VerificationError: if what was written is not what was planned; the folder does not take its name.
+    """
+    spec, checkpoint = opened.spec, opened.checkpoint
+    layout = plan_files(plan, spec, format)
+    hashes = checkpoint.content_hash(progress)
+    with FolderWriter(out, layout, resume=resume, plan_hash=plan.hash(), source=checkpoint.folder) as writer:
+        outcome = write_plan(plan, checkpoint, spec, format, knowledge, writer, progress)
+        checks: list[Check] = []
+        sections: dict[str, Any] = {}
+
+        def verify(folder: Path) -> None:
+            checks.extend(
+                verify_folder(
+                    folder,
+                    layout,
+                    outcome.errors,
+                    lambda name: checkpoint.tensor(plan.tensors[name].source),
+                    {name: spec.tensors[item.source].shape for name, item in plan.tensors.items()},
+                    progress,
+                )
+            )
+            sections.update(describe(Staged(folder, layout, outcome.errors, tuple(checks))))
+            writer.add_file(
+                FILE_NAME,
+                document(
+                    **sections,
+                    plan=plan.to_dict(),
+                    plan_hash=plan.hash(),
+                    versions=versions(),
+                    inputs=hashes,
+                    outputs=writer.file_hashes(),
+                    bytes={"planned": layout.total_bytes, "files": {file.name: file.size for file in layout.files}},
+                    errors=dict(outcome.errors),
+                    certificates=[check.to_dict() for check in checks],
+                ),
+            )
+
+        folder = writer.finish(verify)
+    return Produced(folder, plan, layout, outcome.errors, tuple(checks), sections)
