@@ -1,0 +1,64 @@
+"""The integers of a codec as the rounding loops see them: range, groups, and the numbers a scale can be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from steelyard.codecs import IntegerCodec
+from steelyard.errors import UserError
+
+# (significant bits, exponent of the smallest normal number, largest number) of the dtypes of scales.
+_SCALE_NUMBERS = {
+    "BF16": (8, -126, 3.3895313892515355e38),
+    "F16": (11, -14, 65504.0),
+    "F32": (24, -126, 3.4028234663852886e38),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the weights of one matrix may be rounded to.
+
+    Attributes:
+        low: smallest code.
+        high: largest code.
+        symmetric: whether the zero point is fixed at 0.
+        bounds: first column of each group, then the number of columns.
+        number: the scale's dtype, as `_kernels.to_scale` wants it.
+    """
+
+    low: float
+    high: float
+    symmetric: bool
+    bounds: tuple[int, ...]
+    number: np.ndarray
+
+    @classmethod
+    def of(cls, codec: IntegerCodec, columns: int) -> Grid:
+        """Return the grid of a codec for a matrix of so many columns (inputs)."""
+        size = codec.group_size or columns
+        low, high = codec.code_range
+        bounds = (*range(0, columns, size), columns)
+        return cls(float(low), float(high), codec.symmetric, bounds, _number(codec.scale_dtype))
+
+    @property
+    def groups(self) -> int:
+        """Number of groups along the inputs."""
+        return len(self.bounds) - 1
+
+    def group_of(self) -> np.ndarray:
+        """Return the group of every column, int64 [in]."""
+        sizes = np.diff(np.asarray(self.bounds))
+        return np.repeat(np.arange(self.groups), sizes)
+
+
+def _number(dtype: str) -> np.ndarray:
+    if dtype not in _SCALE_NUMBERS:
+        accepted = ", ".join(_SCALE_NUMBERS)
+        raise UserError(f"scales cannot be searched in {dtype}; accepted are {accepted}")
+    precision, exponent, largest = _SCALE_NUMBERS[dtype]
+    smallest = 2.0 ** (exponent - precision + 1)
+    veltkamp = 2.0 ** (53 - precision) + 1.0
+    return np.array([veltkamp, 2.0**exponent, 1.5 * 2.0**52 * smallest, smallest, largest])

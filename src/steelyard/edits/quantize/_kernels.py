@@ -1,0 +1,398 @@
+"""The loops of rounding, compiled by numba. Imported only by code that rounds.
+
+Everything is laid out transposed, [in, out] in float64, so that the innermost loop runs over independent rows of
+the weight and fills the vector registers without reordering a single sum: results are the same on every
+processor and for any number of threads. Codes are kept as float64 until the end for the same reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+# Rows handled together: a multiple of every vector width, and few enough for a panel to stay in the first cache.
+# A panel is copied into a buffer of exactly this width (spare lanes hold harmless numbers): loops of constant
+# length from zero are what the compiler turns into vector instructions.
+PANEL = 32
+
+# Adding and subtracting 1.5 * 2^52 rounds a float64 to the nearest integer, halves to even.
+_INTEGER = 6755399441055744.0
+
+
+def _compiled(function: Kernel) -> Kernel:
+    kernel: Kernel = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function)
+    return kernel
+
+
+@_compiled
+def to_code(value: float, low: float, high: float) -> float:
+    """Round to the nearest integer and clip to the codes."""
+    clipped = min(max(value, low), high)
+    return (clipped + _INTEGER) - _INTEGER
+
+
+@_compiled
+def to_scale(value: float, number: np.ndarray) -> float:
+    """Round to a number that the scale's dtype holds, keep its sign, and stay within its range.
+
+    `number` describes the dtype: (2^(53 - precision) + 1, smallest normal number, 1.5 * 2^52 * smallest number,
+    smallest number, largest number). The first is Veltkamp's constant.
+    """
+    magnitude = min(abs(value), number[4])
+    wide = magnitude * number[0]
+    normal = wide - (wide - magnitude)
+    subnormal = (magnitude + number[2]) - number[2]
+    rounded = normal if magnitude >= number[1] else subnormal
+    rounded = min(max(rounded, number[3]), number[4])
+    signed: float = -rounded if value < 0.0 else rounded
+    return signed
+
+
+@_compiled
+def round_columns(
+    weight: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    group: np.ndarray,
+    low: float,
+    high: float,
+    codes: np.ndarray,
+) -> None:
+    """Write the nearest code of every weight; `group[j]` is the group of column j."""
+    columns, rows = weight.shape
+    for j in range(columns):
+        g = group[j]
+        for r in range(rows):
+            codes[j, r] = to_code(weight[j, r] / scale[g, r] + zero[g, r], low, high)
+
+
+@_compiled
+def _load(source: np.ndarray, start: int, panel: np.ndarray) -> None:
+    """Copy rows `start` to `start + PANEL` of [columns, rows] into a panel; spare lanes become 0."""
+    lanes = min(PANEL, source.shape[1] - start)
+    for j in range(source.shape[0]):
+        for i in range(lanes):
+            panel[j, i] = source[j, start + i]
+        for i in range(lanes, PANEL):
+            panel[j, i] = 0.0
+
+
+@_compiled
+def _store(panel: np.ndarray, start: int, target: np.ndarray) -> None:
+    """Copy a panel back into [columns, rows]."""
+    lanes = min(PANEL, target.shape[1] - start)
+    for j in range(target.shape[0]):
+        for i in range(lanes):
+            target[j, start + i] = panel[j, i]
+
+
+@_compiled
+def compensate(
+    weight: np.ndarray,
+    upper: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    group: np.ndarray,
+    low: float,
+    high: float,
+    codes: np.ndarray,
+    errors: np.ndarray,
+) -> None:
+    """Round the columns of one block in order, spreading each error over the later columns of the block.
+
+    Args:
+        weight: [block, rows].
+        upper: [block, block], the block's own part of the Cholesky factor.
+        scale: [groups, rows].
+        zero: [groups, rows].
+        group: [block], the group of each column.
+        low: smallest code.
+        high: largest code.
+        codes: [block, rows], written.
+        errors: [block, rows], written: (w - q) / upper[j, j].
+    """
+    columns, rows = weight.shape
+    panel = np.empty((columns, PANEL))
+    panel_codes = np.empty((columns, PANEL))
+    panel_errors = np.empty((columns, PANEL))
+    panel_scale = np.ones((scale.shape[0], PANEL))
+    panel_zero = np.zeros((scale.shape[0], PANEL))
+    for start in range(0, rows, PANEL):
+        _load(weight, start, panel)
+        lanes = min(PANEL, rows - start)
+        for g in range(scale.shape[0]):
+            for i in range(lanes):
+                panel_scale[g, i] = scale[g, start + i]
+                panel_zero[g, i] = zero[g, start + i]
+        for j in range(columns):
+            g = group[j]
+            diagonal = upper[j, j]
+            for i in range(PANEL):
+                code = to_code(panel[j, i] / panel_scale[g, i] + panel_zero[g, i], low, high)
+                panel_codes[j, i] = code
+                panel_errors[j, i] = (panel[j, i] - (code - panel_zero[g, i]) * panel_scale[g, i]) / diagonal
+            for k in range(j + 1, columns):
+                factor = upper[j, k]
+                for i in range(PANEL):
+                    panel[k, i] -= factor * panel_errors[j, i]
+        _store(panel_codes, start, codes)
+        _store(panel_errors, start, errors)
+
+
+@_compiled
+def _evaluate(
+    panel: np.ndarray,
+    importance: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    low: float,
+    high: float,
+    best_error: np.ndarray,
+    best_scale: np.ndarray,
+    best_zero: np.ndarray,
+) -> None:
+    """Sum importance * (w - q)^2 of each lane, and keep scale and zero point where that is the least so far."""
+    inverse = np.empty(PANEL)
+    error = np.zeros(PANEL)
+    for i in range(PANEL):
+        inverse[i] = 1.0 / scale[i]
+    for j in range(panel.shape[0]):
+        h = importance[j]
+        for i in range(PANEL):
+            w = panel[j, i]
+            code = to_code(w * inverse[i] + zero[i], low, high)
+            miss = w - (code - zero[i]) * scale[i]
+            error[i] += h * (miss * miss)
+    for i in range(PANEL):
+        better = error[i] < best_error[i]
+        best_error[i] = error[i] if better else best_error[i]
+        best_scale[i] = scale[i] if better else best_scale[i]
+        best_zero[i] = zero[i] if better else best_zero[i]
+
+
+@_compiled
+def _fit(
+    panel: np.ndarray,
+    importance: np.ndarray,
+    low: float,
+    high: float,
+    symmetric: bool,
+    number: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    new_scale: np.ndarray,
+    new_zero: np.ndarray,
+) -> None:
+    """Least squares of w = s * (code - z) in s and z, the codes being those of the given scale and zero point."""
+    inverse = np.empty(PANEL)
+    sum_w = np.zeros(PANEL)
+    sum_c = np.zeros(PANEL)
+    sum_wc = np.zeros(PANEL)
+    sum_cc = np.zeros(PANEL)
+    sum_h = 0.0
+    for i in range(PANEL):
+        inverse[i] = 1.0 / scale[i]
+    for j in range(panel.shape[0]):
+        h = importance[j]
+        sum_h += h
+        for i in range(PANEL):
+            w = panel[j, i]
+            code = to_code(w * inverse[i] + zero[i], low, high)
+            sum_w[i] += h * w
+            sum_c[i] += h * code
+            sum_wc[i] += h * (w * code)
+            sum_cc[i] += h * (code * code)
+    for i in range(PANEL):
+        z = zero[i]
+        if not symmetric:
+            # Both free first; then z to the nearest integer and s again for that z.
+            variance = sum_cc[i] * sum_h - sum_c[i] * sum_c[i]
+            slope = (sum_wc[i] * sum_h - sum_w[i] * sum_c[i]) / variance if variance > 0.0 else 0.0
+            z = to_code((sum_c[i] - sum_w[i] / slope) / sum_h, low, high) if slope > 0.0 else z
+        above = sum_wc[i] - z * sum_w[i]
+        below = sum_cc[i] - 2.0 * z * sum_c[i] + z * z * sum_h
+        new_scale[i] = to_scale(above / below if below > 0.0 else scale[i], number)
+        new_zero[i] = z
+
+
+@_compiled
+def search_scales(
+    weight: np.ndarray,
+    importance: np.ndarray,
+    low: float,
+    high: float,
+    symmetric: bool,
+    factors: np.ndarray,
+    shifts: np.ndarray,
+    polish: int,
+    number: np.ndarray,
+    scale_out: np.ndarray,
+    zero_out: np.ndarray,
+) -> None:
+    """Find for each row the scale and zero point of one group that lose the least.
+
+    Args:
+        weight: [group, rows].
+        importance: [group], weights of the squared errors.
+        low: smallest code.
+        high: largest code.
+        symmetric: whether the zero point is 0; the sign of the scale is then searched instead.
+        factors: shares of the full range to try.
+        shifts: offsets of the zero point to try around the centred one; signs of the scale if symmetric.
+        polish: rounds of least squares on the codes found, each kept where it helps.
+        number: the scale's dtype, see `to_scale`.
+        scale_out: [rows], written.
+        zero_out: [rows], written.
+    """
+    columns, rows = weight.shape
+    panel = np.empty((columns, PANEL))
+    smallest = np.empty(PANEL)
+    largest = np.empty(PANEL)
+    scale = np.empty(PANEL)
+    zero = np.zeros(PANEL)
+    best_scale = np.empty(PANEL)
+    best_zero = np.empty(PANEL)
+    best_error = np.empty(PANEL)
+    for start in range(0, rows, PANEL):
+        _load(weight, start, panel)
+        for i in range(PANEL):
+            smallest[i] = 0.0
+            largest[i] = 0.0
+            best_scale[i] = 1.0
+            best_zero[i] = 0.0
+            best_error[i] = np.inf
+        for j in range(columns):
+            for i in range(PANEL):
+                smallest[i] = min(smallest[i], panel[j, i])
+                largest[i] = max(largest[i], panel[j, i])
+        for f in range(factors.shape[0]):
+            for t in range(shifts.shape[0]):
+                for i in range(PANEL):
+                    if symmetric:
+                        # With a negative scale the one spare code extends the other end of the range.
+                        reach = max(largest[i], -smallest[i])
+                        scale[i] = to_scale(shifts[t] * factors[f] * reach / high, number)
+                    else:
+                        span = to_scale(factors[f] * (largest[i] - smallest[i]) / (high - low), number)
+                        centre = 0.5 * (high + low) - 0.5 * (largest[i] + smallest[i]) / span
+                        scale[i] = span
+                        zero[i] = to_code(centre + shifts[t], low, high)
+                _evaluate(panel, importance, scale, zero, low, high, best_error, best_scale, best_zero)
+        for _ in range(polish):
+            _fit(panel, importance, low, high, symmetric, number, best_scale, best_zero, scale, zero)
+            _evaluate(panel, importance, scale, zero, low, high, best_error, best_scale, best_zero)
+        for i in range(min(PANEL, rows - start)):
+            nothing = largest[i] == smallest[i]
+            scale_out[start + i] = 1.0 if nothing else best_scale[i]
+            zero_out[start + i] = 0.0 if nothing else best_zero[i]
+
+
+@_compiled
+def refit_scales(
+    slope: np.ndarray,
+    image: np.ndarray,
+    number: np.ndarray,
+    codes: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    residual: np.ndarray,
+) -> bool:
+    """Move the scale of one group to its least-squares optimum given all the codes, where that lowers the error.
+
+    Args:
+        slope: [group, rows], H (w - q) at the group's columns; kept up to date.
+        image: [group, rows], H (codes - zero) at the group's columns, over the group's columns.
+        number: the scale's dtype, see `to_scale`.
+        codes: [group, rows].
+        scale: [rows], changed in place.
+        zero: [rows].
+        residual: [group, rows], w - q; kept up to date.
+
+    Returns:
+        Whether any scale changed.
+    """
+    columns, rows = codes.shape
+    above = np.zeros(rows)
+    below = np.zeros(rows)
+    step = np.zeros(rows)
+    for j in range(columns):
+        for r in range(rows):
+            level = codes[j, r] - zero[r]
+            above[r] += level * slope[j, r]
+            below[r] += level * image[j, r]
+    moved = 0.0
+    for r in range(rows):
+        old = scale[r]
+        new = to_scale(old + above[r] / below[r], number) if below[r] > 0.0 else old
+        gain = (new - old) * (2.0 * above[r] - (new - old) * below[r])
+        step[r] = new - old if gain > 0.0 else 0.0
+        scale[r] = new if gain > 0.0 else old
+        moved = max(moved, abs(step[r]))
+    if moved > 0.0:
+        for j in range(columns):
+            for r in range(rows):
+                residual[j, r] -= step[r] * (codes[j, r] - zero[r])
+                slope[j, r] -= step[r] * image[j, r]
+    return moved > 0.0
+
+
+@_compiled
+def move_codes(
+    slope: np.ndarray,
+    hessian: np.ndarray,
+    low: float,
+    high: float,
+    codes: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+    residual: np.ndarray,
+) -> bool:
+    """Move each code of a block of columns, one after the other, to the best value given all the others.
+
+    Args:
+        slope: [block, rows], H (w - q) at the block's columns.
+        hessian: [block, block], H at the block's columns.
+        low: smallest code.
+        high: largest code.
+        codes: [block, rows], changed in place.
+        scale: [rows], of the one group that all the columns belong to.
+        zero: [rows].
+        residual: [block, rows], w - q; kept up to date.
+
+    Returns:
+        Whether any code changed.
+    """
+    columns, rows = codes.shape
+    panel = np.empty((columns, PANEL))
+    step = np.zeros(PANEL)
+    inverse = np.ones(PANEL)
+    anything = False
+    for start in range(0, rows, PANEL):
+        lanes = min(PANEL, rows - start)
+        _load(slope, start, panel)
+        for i in range(PANEL):
+            step[i] = 0.0
+        for i in range(lanes):
+            inverse[i] = 1.0 / scale[start + i]
+        for j in range(columns):
+            reach = 1.0 / hessian[j, j]
+            moved = 0.0
+            for i in range(lanes):
+                old = codes[j, start + i]
+                new = to_code(old + panel[j, i] * reach * inverse[i], low, high)
+                step[i] = (new - old) * scale[start + i]
+                codes[j, start + i] = new
+                residual[j, start + i] -= step[i]
+                moved = max(moved, abs(step[i]))
+            if moved > 0.0:
+                anything = True
+                for k in range(columns):
+                    h = hessian[j, k]
+                    for i in range(PANEL):
+                        panel[k, i] -= h * step[i]
+    return anything
