@@ -53,7 +53,9 @@ class Run:
         """Write the decoded weights and the record."""
         from safetensors.torch import save_file
 
-        save_file({name: w.detach().float().contiguous() for name, w in weights.items()}, self.out / "decoded.safetensors")
+        save_file(
+            {name: w.detach().float().contiguous() for name, w in weights.items()}, self.out / "decoded.safetensors"
+        )
         files = [*saved.rglob("*.safetensors"), *saved.rglob("*.safetensors.index.json"), *saved.rglob("*.pt")]
         record = {
             "nbytes": sum(file.stat().st_size for file in files),

@@ -1,3 +1,41 @@
-"""Steelyard: give it a checkpoint and a budget; it returns the best model that fits, with the evidence."""
+"""Steelyard: give it a checkpoint and a budget; it returns the best model that fits, with the evidence.
+
+    import steelyard as sy
+    sy.fit("path/to/model", size="4MiB", out="small")
+
+Jobs: `fit`, `quantize`, `measure`, `open`, `load`. Errors: `UserError` for what the caller can put right.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steelyard.api import fit, measure, open, quantize
+    from steelyard.errors import SteelyardError, UserError, VerificationError
 
 __version__ = "0.1.0"
+
+# Looked up when first used, so that `import steelyard` costs nothing.
+_HOMES = {
+    "fit": "steelyard.api",
+    "quantize": "steelyard.api",
+    "measure": "steelyard.api",
+    "open": "steelyard.api",
+    "SteelyardError": "steelyard.errors",
+    "UserError": "steelyard.errors",
+    "VerificationError": "steelyard.errors",
+}
+
+__all__ = ["SteelyardError", "UserError", "VerificationError", "__version__", "fit", "measure", "open", "quantize"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'steelyard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

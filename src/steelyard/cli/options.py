@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeVar, Union
 
 import click
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from steelyard.errors import UserError
+from steelyard.validation import validate
 
 Options = TypeVar("Options", bound=BaseModel)
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -35,18 +35,7 @@ def build(model: type[Options], values: dict[str, Any]) -> Options:
     Raises:
         UserError: naming the option and what is accepted.
     """
-    try:
-        return model.model_validate({name: value for name, value in values.items() if value is not None})
-    except ValidationError as error:
-        raise UserError(describe(error)) from None
-
-
-def describe(error: ValidationError) -> str:
-    """Return the first problem of a validation as one line with the option's name."""
-    first = error.errors()[0]
-    name = ".".join(str(part) for part in first["loc"])
-    option = "--" + name.replace("_", "-")
-    return f"{option}: {first['msg'].removeprefix('Value error, ')} (got {first.get('input')!r})"
+    return validate(model, values, prefix="--")
 
 
 def _option(name: str, field: Any) -> Callable[[Function], Function]:

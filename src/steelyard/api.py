@@ -1,0 +1,80 @@
+"""The same jobs for Python: `import steelyard as sy; sy.fit("path", size="4MiB", out="…")`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from steelyard.budget.fit import FitResult
+    from steelyard.budget.quantize import QuantizeResult
+    from steelyard.formats.logical import LogicalCheckpoint
+
+
+def fit(
+    model: str | Path,
+    *,
+    out: str | Path,
+    size: str | int | None = None,
+    bits: float | None = None,
+    ratio: float | None = None,
+    memory: str | int | None = None,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> FitResult:
+    """Return the best model that fits a budget, written to `out`.
+
+    Args:
+        model: a folder, an id in the local Hugging Face cache, an fsspec URL, or "reference".
+        out: the folder to make.
+        size: bytes of all weight files on disk, such as "4MiB".
+        bits: bits per parameter, of everything stored.
+        ratio: share of the model's bytes on disk.
+        memory: bytes of weights and key-value cache together, with `context` and `batch`.
+        resume: continue an interrupted run.
+        progress: receives how far the work is.
+        options: the other fields of `steelyard.budget.options.FitOptions`.
+
+    Raises:
+        UserError: naming what is wrong and the way out.
+    """
+    from steelyard.budget.fit import fit_folder
+    from steelyard.budget.options import FitOptions
+    from steelyard.validation import validate
+
+    values = {"size": size, "bits": bits, "ratio": ratio, "memory": memory, **options}
+    return fit_folder(model, out, validate(FitOptions, values), resume=resume, progress=progress)
+
+
+def quantize(
+    model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
+) -> QuantizeResult:
+    """Encode every matrix of a model with one codec, streamed; options as `QuantizeOptions` has them."""
+    from steelyard.budget.quantize import QuantizeOptions, quantize_folder
+    from steelyard.validation import validate
+
+    return quantize_folder(model, out, validate(QuantizeOptions, options), resume=resume, progress=progress)
+
+
+def measure(
+    model: str | Path,
+    against: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
+    **options: Any,
+) -> Any:
+    """Return a model's measurement with intervals, compared with `against` where it is given."""
+    from steelyard.budget.evaluation import measure_folder
+
+    return measure_folder(model, against, data, **options)
+
+
+def open(model: str | Path) -> LogicalCheckpoint:
+    """Open any folder Steelyard reads as its logical float tensors."""
+    from steelyard.formats.logical import LogicalCheckpoint
+    from steelyard.jobs import resolve
+
+    return LogicalCheckpoint.open(resolve(model))
