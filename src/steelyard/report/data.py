@@ -31,6 +31,11 @@ class Damage:
     name: str = "KL"
     unit: str = "nats/token"
 
+    @property
+    def label(self) -> str:
+        """Name and unit, for axes and headings."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
+
 
 KL = Damage()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from steelyard.report import numbers
@@ -13,8 +13,11 @@ from steelyard.report.scene import Item, Rect, Scene, Text, text_width
 
 _ROW = 26.0
 _GAP = 2.0
-_STRONG = 0.72
-"""Opacity of the accent from which on text is set in the colour made for it."""
+_HEADING = 18.0
+# Opacities of the accent from which black reads better than white on dark paper, and white better than black on
+# light paper: there both have a contrast of 4.5.
+_MEDIUM = 0.65
+_STRONG = 0.86
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,30 @@ class _Cell:
     bits: float
     label: str
     title: str
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """Where the cells may stand between the names of the rows and the bars at their end."""
+
+    width: float
+    strained: bool
+
+    @property
+    def narrow(self) -> bool:
+        return self.width < 500
+
+    @property
+    def bars(self) -> bool:
+        return self.strained and not self.narrow
+
+    @property
+    def left(self) -> float:
+        return 44.0 if self.narrow else 64.0
+
+    @property
+    def right(self) -> float:
+        return self.width - (150.0 if self.bars else 0.0)
 
 
 def heat_map(tensors: Sequence[TensorRow], damage: Damage = KL, width: float = 860.0) -> Scene | None:
@@ -32,23 +59,19 @@ def heat_map(tensors: Sequence[TensorRow], damage: Damage = KL, width: float = 8
     cells = _cells(tensors, damage)
     if not cells:
         return None
-    narrow = width < 500
     layers = sorted({layer for layer, _ in cells if layer is not None})
-    columns = column_order(name for layer, name in cells if layer is not None)
-    outside = column_order(name for layer, name in cells if layer is None)
-    strain = _layer_damage(tensors)
-    left = 44.0 if narrow else 64.0
-    right = width - (0.0 if narrow or not strain or not layers else 150.0)
-    items, y = _legend(cells, left)
+    strain = _layer_damage(tensors) if layers else {}
+    frame = _Frame(width, bool(strain))
+    items, y = _legend([cell.bits for cell in cells.values()])
+    outside = {name: cell for (layer, name), cell in cells.items() if layer is None}
     if outside:
-        items += [_cell_text(0, y + 18 + _ROW / 2, "outside" if not narrow else "out")]
-        items += _strip(cells, outside, left, width if not layers else right, y, narrow)
-        y += 18 + _ROW + 16
+        items += _strip(outside, frame, y)
+        y += _HEADING + _ROW + 16
     if layers:
-        items += _grid(cells, layers, columns, left, right, y, narrow)
-        if right < width:
-            items += _damage_bars(layers, strain, right + 18, width - 4, y, damage)
-        y += 18 + len(layers) * _ROW
+        items += _grid(cells, layers, frame, y)
+        if frame.bars:
+            items += _damage_bars(layers, strain, frame, y, damage)
+        y += _HEADING + len(layers) * _ROW
     label = "Bits per weight by layer and role. " + "; ".join(
         f"{'outside' if layer is None else f'layer {layer}'} {name} {cell.bits:.2f}"
         for (layer, name), cell in sorted(cells.items(), key=lambda item: (item[0][0] or -1, item[0][1]))
@@ -89,8 +112,7 @@ def _shade(bits: float) -> float:
     return min(1.0, 0.1 + 0.9 * share)
 
 
-def _legend(cells: dict[tuple[int | None, str], _Cell], left: float) -> tuple[list[Item], float]:
-    found = [cell.bits for cell in cells.values()]
+def _legend(found: Sequence[float]) -> tuple[list[Item], float]:
     shown = [bits for bits in (2, 3, 4, 6, 8, 16) if min(found) - 1 <= bits <= max(found) + 2] or [
         round(min(found))
     ]
@@ -104,68 +126,54 @@ def _legend(cells: dict[tuple[int | None, str], _Cell], left: float) -> tuple[li
 
 
 def _ink(bits: float) -> str:
-    return "on-accent" if _shade(bits) >= _STRONG else "ink"
+    shade = _shade(bits)
+    return "on-strong" if shade >= _STRONG else "on-medium" if shade >= _MEDIUM else "on-weak"
 
 
-def _strip(
-    cells: dict[tuple[int | None, str], _Cell],
-    names: list[str],
-    left: float,
-    right: float,
-    top: float,
-    narrow: bool,
-) -> list[Item]:
-    items: list[Item] = []
-    step = (right - left) / max(len(names), 2 if narrow else 4)
+def _strip(outside: Mapping[str, _Cell], frame: _Frame, top: float) -> list[Item]:
+    names = column_order(outside)
+    step = (frame.right - frame.left) / max(len(names), 2 if frame.narrow else 4)
+    items: list[Item] = [_row_name(top + _HEADING, "out" if frame.narrow else "outside")]
     for index, name in enumerate(names):
-        x = left + index * step
-        items.append(Text(x + (step - _GAP) / 2, top + 11, _fit(name, step), 12, "muted", "middle"))
-        items += _cell(cells[None, name], x, top + 18, step, narrow)
+        x = frame.left + index * step
+        items.append(_column_name(x, top, step, name))
+        items += _cell(outside[name], x, top + _HEADING, step)
     return items
 
 
 def _grid(
-    cells: dict[tuple[int | None, str], _Cell],
-    layers: list[int],
-    columns: list[str],
-    left: float,
-    right: float,
-    top: float,
-    narrow: bool,
+    cells: Mapping[tuple[int | None, str], _Cell], layers: Sequence[int], frame: _Frame, top: float
 ) -> list[Item]:
-    items: list[Item] = []
-    step = (right - left) / max(len(columns), 3)
-    for index, name in enumerate(columns):
-        items.append(
-            Text(left + index * step + (step - _GAP) / 2, top + 11, _fit(name, step), 12, "muted", "middle")
-        )
+    names = column_order(name for layer, name in cells if layer is not None)
+    step = (frame.right - frame.left) / max(len(names), 3)
+    places = [frame.left + index * step for index in range(len(names))]
+    items: list[Item] = [_column_name(x, top, step, name) for x, name in zip(places, names, strict=True)]
     for number, layer in enumerate(layers):
-        y = top + 18 + number * _ROW
-        items.append(_cell_text(0, y + _ROW / 2, str(layer) if narrow else f"layer {layer}"))
-        for index, name in enumerate(columns):
-            cell = cells.get((layer, name))
-            if cell is not None:
-                items += _cell(cell, left + index * step, y, step, narrow)
+        y = top + _HEADING + number * _ROW
+        items.append(_row_name(y, str(layer) if frame.narrow else f"layer {layer}"))
+        for x, name in zip(places, names, strict=True):
+            if (layer, name) in cells:
+                items += _cell(cells[layer, name], x, y, step)
     return items
 
 
-def _cell_text(x: float, middle: float, text: str) -> Text:
-    return Text(x, middle + 3, text, 12, "muted")
+def _row_name(y: float, name: str) -> Text:
+    return Text(0, y + (_ROW - _GAP) / 2 + 4, name, 12)
 
 
-def _cell(cell: _Cell, x: float, y: float, step: float, narrow: bool) -> list[Item]:
+def _column_name(x: float, y: float, step: float, name: str) -> Text:
+    return Text(x + (step - _GAP) / 2, y + 11, _fit(name, step), 12, "muted", "middle")
+
+
+def _cell(cell: _Cell, x: float, y: float, step: float) -> list[Item]:
     ink = _ink(cell.bits)
-    number = f"{cell.bits:.1f}" if narrow else f"{cell.bits:.2f}"
+    number = f"{cell.bits:.2f}" if text_width("0.00", 12) + 6 < step else f"{cell.bits:.1f}"
     middle = y + (_ROW - _GAP) / 2 + 4
     box = Rect(x, y, step - _GAP, _ROW - _GAP, "accent", _shade(cell.bits), 3, cell.title)
     label = cell.label.removesuffix(" sym")
     if text_width(number, 12) + text_width(label, 10) + 22 > step:
         return [box, Text(x + (step - _GAP) / 2, middle, number, 12, ink, "middle")]
-    return [
-        box,
-        Text(x + 8, middle, number, 12, ink),
-        Text(x + step - _GAP - 8, middle, label, 10, ink, "end"),
-    ]
+    return [box, Text(x + 8, middle, number, 12, ink), Text(x + step - _GAP - 8, middle, label, 10, ink, "end")]
 
 
 def _fit(name: str, step: float) -> str:
@@ -185,14 +193,15 @@ def _layer_damage(tensors: Sequence[TensorRow]) -> dict[int, float]:
 
 
 def _damage_bars(
-    layers: list[int], strain: dict[int, float], left: float, right: float, top: float, damage: Damage
+    layers: Sequence[int], strain: Mapping[int, float], frame: _Frame, top: float, damage: Damage
 ) -> list[Item]:
-    items: list[Item] = [Text(left, top + 11, f"predicted {damage.name}", 12)]
+    left = frame.right + 18
+    room = frame.width - 4 - left - 58
     most = max(strain.values())
-    room = right - left - 58
+    items: list[Item] = [Text(left, top + 11, f"predicted {damage.name}", 12)]
     for number, layer in enumerate(layers):
         value = strain.get(layer, 0.0)
-        y = top + 18 + number * _ROW
+        y = top + _HEADING + number * _ROW
         width = max(1.0, room * max(0.0, value) / most)
         title = f"layer {layer}: predicted {damage.name} {numbers.figure(value)} {damage.unit}"
         items.append(Rect(left, y + 6, width, _ROW - _GAP - 12, "muted", 0.55, 2, title))

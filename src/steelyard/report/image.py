@@ -13,6 +13,7 @@ from steelyard.report.tones import light
 
 _PIXELS_PER_INCH = 96
 _POINTS = 72 / _PIXELS_PER_INCH
+_MARGIN = 16.0
 _SCALE = 2
 """Pixels of the image for one of the scene, for sharp print and dense screens."""
 
@@ -41,12 +42,13 @@ def _save(scene: Scene, path: Path) -> Path:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = (scene.width / _PIXELS_PER_INCH, scene.height / _PIXELS_PER_INCH)
+    width, height = scene.width + 2 * _MARGIN, scene.height + 2 * _MARGIN
+    size = (width / _PIXELS_PER_INCH, height / _PIXELS_PER_INCH)
     drawing = Figure(figsize=size, dpi=_PIXELS_PER_INCH * _SCALE, facecolor=light("surface"))
     FigureCanvasAgg(drawing)
     axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
-    axes.set_xlim(0, scene.width)
-    axes.set_ylim(scene.height, 0)
+    axes.set_xlim(-_MARGIN, scene.width + _MARGIN)
+    axes.set_ylim(scene.height + _MARGIN, -_MARGIN)
     axes.axis("off")
     for order, item in enumerate(scene.items):
         match item:

@@ -37,7 +37,7 @@ def legend(entries: list[Entry], left: float, top: float, right: float) -> tuple
         if entry.line:
             items.append(Line(((x, middle), (x + 20, middle)), entry.tone, entry.width, entry.dash))
         if entry.shape is not None:
-            items.append(Marker(x + 10, middle, entry.tone, entry.shape, 7.5, entry.hollow))
+            items.append(Marker(x + 10, middle, entry.tone, entry.shape, 7.5 if entry.line else 12.0, entry.hollow))
         items.append(Text(x + _SYMBOL, y, entry.name, _SIZE, "ink"))
         x += width + _GAP
     return items, y + _SIZE

@@ -48,7 +48,7 @@ def details(title: str, *content: Html) -> Html:
 
 def tag(words: str) -> Html:
     """Return a small coloured word: pass, fail, worse."""
-    css = {"pass": "good", "better": "good", "fail": "bad", "worse": "bad"}.get(words, "plain")
+    css = {"pass": "good", "better": "good", "fail": "bad"}.get(words, "plain")
     return element("span", words, css=f"tag {css}") if words else NOTHING
 
 
@@ -65,7 +65,7 @@ def table(
     words: Sequence[int] = (0,),
     strong: Sequence[int] = (),
 ) -> Html:
-    """Return a table.
+    """Return a table, without the columns that would be empty.
 
     Args:
         headings: one per column.
@@ -73,10 +73,11 @@ def table(
         words: columns that hold words; the others hold numbers and are set flush right.
         strong: rows to stress.
     """
-    head = "".join(f'<th scope="col"{_side(i, words)}>{_safe(name)}</th>' for i, name in enumerate(headings))
+    used = [column for column in range(len(headings)) if any(row[column] for row in rows)]
+    head = "".join(f'<th scope="col"{_side(i, words)}>{_safe(headings[i])}</th>' for i in used)
     body = []
     for index, row in enumerate(rows):
-        cells = "".join(f"<td{_side(i, words)}>{_safe(cell)}</td>" for i, cell in enumerate(row))
+        cells = "".join(f"<td{_side(i, words, row[i])}>{_safe(row[i])}</td>" for i in used)
         stress = ' class="strong"' if index in strong else ""
         body.append(f"<tr{stress}>{cells}</tr>")
     content = f"<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody>"
@@ -93,5 +94,7 @@ def _safe(value: str) -> str:
     return value if isinstance(value, Html) else escape(value)
 
 
-def _side(column: int, words: Sequence[int]) -> str:
-    return "" if column in words else ' class="number"'
+def _side(column: int, words: Sequence[int], cell: str = "") -> str:
+    if column not in words:
+        return ' class="number"'
+    return ' class="prose"' if column > 0 and len(cell) > 20 and not isinstance(cell, Html) else ""

@@ -8,7 +8,7 @@ from steelyard.report.data import Interval
 from steelyard.units import format_size
 
 MISSING = "–"
-_MOST_DECIMALS = 5
+_MOST_DECIMALS = 6
 
 
 def figure(value: float | None, digits: int = 4) -> str:
@@ -32,14 +32,17 @@ def figure(value: float | None, digits: int = 4) -> str:
     return f"{value:,.{max(0, digits - 1 - magnitude)}f}"
 
 
-def measured(interval: Interval, unit: str = "") -> str:
-    """Return the value alone, with the digits its interval supports; the unit "fraction" in percent."""
-    return _formatted(interval, unit)[0]
+def measured(interval: Interval, unit: str = "", decimals: int = 0) -> str:
+    """Return the value alone, with the digits its interval supports and at least `decimals` of them.
+
+    The unit "fraction" is written in percent.
+    """
+    return _formatted(interval, unit, decimals)[0]
 
 
-def bounds(interval: Interval, unit: str = "") -> str:
+def bounds(interval: Interval, unit: str = "", decimals: int = 0) -> str:
     """Return "[low, high]", empty where there is no interval."""
-    _, low, high = _formatted(interval, unit)
+    _, low, high = _formatted(interval, unit, decimals)
     return f"[{low}, {high}]" if low else ""
 
 
@@ -48,9 +51,17 @@ def with_bounds(interval: Interval, unit: str = "") -> str:
     return f"{measured(interval, unit)} {bounds(interval, unit)}".strip()
 
 
+def decimals_of(interval: Interval | None, unit: str = "") -> int:
+    """Return the decimals that show two digits of the interval's width; 0 where there is no interval."""
+    if interval is None or interval.low is None or interval.high is None:
+        return 0
+    width = (interval.high - interval.low) * _factor(unit)
+    return max(0, 1 - math.floor(math.log10(width))) if math.isfinite(width) and width > 0 else 0
+
+
 def signed(text: str) -> str:
-    """Return a formatted number with its sign, a true minus included."""
-    return "−" + text[1:] if text.startswith("-") else f"+{text}" if text not in ("0", MISSING) else text
+    """Return a formatted number with its sign."""
+    return text if text.startswith("-") or text in ("0", MISSING) else f"+{text}"
 
 
 def size(nbytes: int | None) -> str:
@@ -75,20 +86,21 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _formatted(interval: Interval, unit: str) -> tuple[str, str, str]:
-    """Value, low and high with common decimals: two digits of the interval's width."""
-    value, low, high = interval.value, interval.low, interval.high
-    factor, suffix = (100.0, " %") if unit == "fraction" else (1.0, "")
-    if low is None or high is None or not all(map(math.isfinite, (value, low, high))) or high <= low:
-        text = figure(value * factor)
-        bare = (figure(low * factor), figure(high * factor)) if low is not None and high is not None else ("", "")
-        return text + (suffix if text != MISSING else ""), *bare
-    decimals = 1 - math.floor(math.log10((high - low) * factor))
-    if decimals > _MOST_DECIMALS and abs(value * factor) < 10.0**-_MOST_DECIMALS * 100:
-        return f"{value * factor:.2e}{suffix}", f"{low * factor:.2e}", f"{high * factor:.2e}"
-    decimals = min(max(decimals, 0), _MOST_DECIMALS + 1)
-    return (
-        f"{value * factor:,.{decimals}f}{suffix}",
-        f"{low * factor:,.{decimals}f}",
-        f"{high * factor:,.{decimals}f}",
-    )
+def _factor(unit: str) -> float:
+    return 100.0 if unit == "fraction" else 1.0
+
+
+def _formatted(interval: Interval, unit: str, least: int) -> tuple[str, str, str]:
+    """Value, low and high with the same decimals; low and high are empty where there is no interval."""
+    factor, suffix = _factor(unit), " %" if unit == "fraction" else ""
+    value = interval.value * factor
+    if interval.low is None or interval.high is None:
+        text = figure(value) if least == 0 or not math.isfinite(value) else f"{value:,.{least}f}"
+        return text + (suffix if text != MISSING else ""), "", ""
+    low, high = interval.low * factor, interval.high * factor
+    decimals = max(decimals_of(interval, unit), least)
+    if not all(map(math.isfinite, (value, low, high))) or low >= high:
+        return figure(value) + suffix, figure(low), figure(high)
+    if decimals > _MOST_DECIMALS:
+        return f"{value:.2e}{suffix}", f"{low:.2e}", f"{high:.2e}"
+    return f"{value:,.{decimals}f}{suffix}", f"{low:,.{decimals}f}", f"{high:,.{decimals}f}"

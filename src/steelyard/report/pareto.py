@@ -133,9 +133,7 @@ def _grid(x: Scale, y: Scale, damage: Damage, unit: str, width: float) -> list[I
         items.append(Text(x(tick), y.start + 20, f"{tick:g}", 12, "muted", "middle"))
     items.append(Line(((x.start, y.start), (x.end, y.start)), "rule", 1.2))
     items.append(Text(x.end, y.start + 42, f"{unit} on disk", 12, "muted", "end"))
-    items.append(
-        Text(14, (y.start + y.end) / 2, f"{damage.name}, {damage.unit}", 12, "muted", "middle", turned=True)
-    )
+    items.append(Text(14, (y.start + y.end) / 2, damage.label, 12, "muted", "middle", turned=True))
     return items
 
 

@@ -10,7 +10,7 @@ from steelyard.report.scales import Scale, drawable, log_scale, power
 from steelyard.report.scene import Item, Line, Marker, Scene, Text
 
 
-def prediction_scatter(pairs: Sequence[Prediction], damage: Damage = KL, width: float = 420.0) -> Scene | None:
+def prediction_scatter(pairs: Sequence[Prediction], damage: Damage = KL, width: float = 390.0) -> Scene | None:
     """Draw the pairs; None if fewer than two of them are above zero."""
     shown = [pair for pair in pairs if drawable(pair.predicted) and drawable(pair.measured.value)]
     if len(shown) < 2:
@@ -27,7 +27,7 @@ def prediction_scatter(pairs: Sequence[Prediction], damage: Damage = KL, width: 
         items.append(Text(left - 8, y(tick) + 4, power(tick), 12, "muted", "end"))
         items.append(Text(x(tick), bottom + 18, power(tick), 12, "muted", "middle"))
     items.append(Line(((x.start, y.start), (x.end, y.end)), "muted", 1.2, (5, 4)))
-    items.append(Text(x.end, height - 6, f"predicted {damage.name}, {damage.unit}", 12, "muted", "end"))
+    items.append(Text(x.end, height - 6, f"predicted {damage.label}", 12, "muted", "end"))
     items.append(Text(14, (bottom + y.end) / 2, f"measured {damage.name}", 12, "muted", "middle", turned=True))
     for pair in shown:
         low, high = pair.measured.low, pair.measured.high

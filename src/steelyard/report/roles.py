@@ -17,7 +17,7 @@ _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("gate, up", ("mlp.gate", "mlp.up")),
     ("down", ("mlp.down",)),
     ("norms", ("norm.", "attn.q_norm", "attn.k_norm")),
-    ("head", ("head", "pooler")),
+    ("head", ("head", "head.", "classifier", "pooler")),
 )
 
 # Columns of the heat map inside the blocks, in order.
@@ -36,7 +36,9 @@ _OUTSIDE = {
     "embed.position": "position embedding",
     "embed.type": "type embedding",
     "pooler": "pooler",
+    "head.transform": "head transform",
     "head": "head",
+    "classifier": "classifier",
 }
 
 

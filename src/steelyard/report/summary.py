@@ -28,10 +28,9 @@ def summary(data: ReportData) -> str:
 
 
 def before_after(metric: Metric) -> str:
-    """Return "1.234 → 1.240", both with the digits that the finer of their intervals supports."""
-    assert metric.base is not None
-    base, new = numbers.measured(metric.base, metric.unit), numbers.measured(metric.new, metric.unit)
-    return f"{base} → {new}"
+    """Return "1.234 → 1.240"; the value alone where there is no base."""
+    row = metric_text(metric)
+    return f"{row.base} → {row.new}" if row.base else row.new
 
 
 def slack(data: ReportData) -> str:
@@ -68,11 +67,13 @@ def metric_text(metric: Metric) -> MetricText:
     text = "" if change is None else numbers.signed(numbers.measured(change, metric.unit))
     if change is not None and numbers.bounds(change, metric.unit):
         text += f" {numbers.bounds(change, metric.unit)}"
+    # A change is known better than the values: one more digit of them, so that they differ where they differ.
+    decimals = min(6, max(0, numbers.decimals_of(metric.change, metric.unit) - 1))
     return MetricText(
         metric.name + unit,
-        "" if metric.base is None else numbers.measured(metric.base, metric.unit),
-        numbers.measured(metric.new, metric.unit),
-        numbers.bounds(metric.new, metric.unit),
+        "" if metric.base is None else numbers.measured(metric.base, metric.unit, decimals),
+        numbers.measured(metric.new, metric.unit, decimals),
+        numbers.bounds(metric.new, metric.unit, decimals),
         text,
         _verdict(metric),
     )

@@ -15,7 +15,10 @@ TONES: dict[str, tuple[str, str]] = {
     "rule": ("#dde1e7", "#31363f"),
     "grid": ("#eaedf1", "#262a32"),
     "accent": ("#0b62b8", "#69adf7"),
-    "on-accent": ("#ffffff", "#0c1016"),
+    # Text on the accent, by how strong it is there (see heatmap): each the better of black and white.
+    "on-weak": ("#000000", "#ffffff"),
+    "on-medium": ("#000000", "#000000"),
+    "on-strong": ("#ffffff", "#000000"),
     "before": ("#c5cbd4", "#495060"),
     "good": ("#00704f", "#4cc79f"),
     "bad": ("#b3261e", "#ff8f86"),
