@@ -11,6 +11,7 @@ import pkgutil
 
 from steelyard.codecs.base import Codec, Parts, check_parts, from_dict, names
 from steelyard.codecs.blob import blob, split
+from steelyard.codecs.chunks import chunks, relative_error, slice_parts
 from steelyard.codecs.dense import DenseCodec
 from steelyard.codecs.integer import IntegerCodec
 from steelyard.codecs.low_rank import LowRankCodec
@@ -34,10 +35,13 @@ __all__ = [
     "SumCodec",
     "blob",
     "check_parts",
+    "chunks",
     "from_dict",
     "names",
     "pack",
+    "relative_error",
     "require_finite",
+    "slice_parts",
     "split",
     "unpack",
 ]

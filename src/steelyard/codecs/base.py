@@ -81,6 +81,12 @@ class Codec(ABC):
         """Return the row of `part` at which rows of the weight from `row`, a multiple of `row_quantum`, begin."""
         return row
 
+    def residual(self, rows: np.ndarray, parts: Mapping[str, np.ndarray]) -> tuple[float, float]:
+        """Return the sums of squares of (decoded - rows) and of rows, in float64."""
+        wide = rows.astype(np.float32)
+        lost = (self.decode(parts, rows.shape) - wide).astype(np.float64)
+        return float(np.vdot(lost, lost)), float(np.vdot(wide.astype(np.float64), wide))
+
     def nbytes(self, shape: Shape) -> int:
         """Return the exact bytes of all parts of a tensor of `shape`."""
         return sum(DTYPES[dtype].nbytes(part) for dtype, part in self.parts(shape).values())

@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.chunks import encode_by_rows
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 
@@ -56,7 +57,7 @@ class DenseCodec(Codec):
 
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
         """Cast, or scale and cast."""
-        return self.encode_rows(weight, name)
+        return encode_by_rows(self, weight, name)
 
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
         """Cast some rows.

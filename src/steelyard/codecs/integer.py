@@ -10,11 +10,9 @@ import numpy as np
 
 from steelyard.codecs import rows as native
 from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.chunks import chunks, encode_by_rows
 from steelyard.errors import UserError
 from steelyard.parallel import map_threads
-
-# Elements that one thread encodes or decodes at a time.
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -97,11 +95,8 @@ class IntegerCodec(Codec):
 
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
         """Round to nearest under scales from the extremes of each group, on all processors."""
-        out, columns = matrix(self, weight.shape)
-        step = self._rows_per_chunk(columns)
-        starts = range(0, out, step)
-        chunks = map_threads(lambda start: self.encode_rows(weight[start : start + step], name, start), starts)
-        return {key: np.concatenate([chunk[key] for chunk in chunks]) for key in chunks[0]}
+        matrix(self, weight.shape)
+        return encode_by_rows(self, weight, name)
 
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
         """Encode rows on the calling thread, in one pass and without float copies of them."""
@@ -114,13 +109,13 @@ class IntegerCodec(Codec):
         scale = np.empty((out, groups), np.float32)
         zero = np.empty((out, 0 if self.symmetric else groups), np.int8)
         bad = _kernels.encode(
-            bits,
+            bits.view(np.uint8),
             kind,
             self.bits,
             self.group_size or columns,
             self.symmetric,
             native.SCALE_KINDS[self.scale_dtype],
-            packed.view(np.uint8),
+            packed,
             scale,
             zero,
         )
@@ -135,19 +130,33 @@ class IntegerCodec(Codec):
         check_parts(self, parts, shape)
         out, columns = matrix(self, shape)
         weight = np.empty((out, columns), np.float32)
-        packed = native.byte_rows(parts["weight_packed"])
+        packed = native.aligned(parts["weight_packed"])
         scale = parts["weight_scale"].astype(np.float32)
         zero = self._zeros(parts, out)
-        step = self._rows_per_chunk(columns)
 
-        def run(start: int) -> None:
-            rows = slice(start, start + step)
+        def run(bounds: tuple[int, int]) -> None:
+            rows = slice(*bounds)
             _kernels.decode(
                 packed[rows], self.bits, self.group_size or columns, scale[rows], zero[rows], weight[rows]
             )
 
-        map_threads(run, range(0, out, step))
+        map_threads(run, chunks(self, (out, columns)))
         return weight
+
+    def residual(self, rows: np.ndarray, parts: Mapping[str, np.ndarray]) -> tuple[float, float]:
+        """Return the sums of squares of (decoded - rows) and of rows, in one pass on the calling thread."""
+        from steelyard.codecs import _kernels
+
+        check_parts(self, parts, rows.shape)
+        out, columns = matrix(self, rows.shape)
+        bits, kind, _ = native.float_bits(rows)
+        packed = native.aligned(parts["weight_packed"])
+        scale = parts["weight_scale"].astype(np.float32)
+        group = self.group_size or columns
+        lost, kept = _kernels.residual(
+            bits.view(np.uint8), kind, self.bits, group, packed, scale, self._zeros(parts, out)
+        )
+        return float(lost), float(kept)
 
     def quantize_with(self, weight: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray:
         """Round to the nearest code under given scales.
@@ -168,15 +177,14 @@ class IntegerCodec(Codec):
         scale = np.ascontiguousarray(scale, np.float32)
         zero = np.ascontiguousarray(zero, np.int8) if zero is not None else np.empty((out, 0), np.int8)
         self._check_grid(out, columns, scale, zero)
-        step = self._rows_per_chunk(columns)
 
-        def run(start: int) -> None:
-            rows = slice(start, start + step)
+        def run(bounds: tuple[int, int]) -> None:
+            rows = slice(*bounds)
             _kernels.quantize(
                 weight[rows], self.bits, self.group_size or columns, scale[rows], zero[rows], codes[rows]
             )
 
-        map_threads(run, range(0, out, step))
+        map_threads(run, chunks(self, (out, columns)))
         return codes
 
     def round_scale(self, scale: np.ndarray) -> np.ndarray:
@@ -212,10 +220,6 @@ class IntegerCodec(Codec):
         codes = native.unpack(parts["weight_packed"], self.bits, columns)
         zero = None if self.symmetric else self._zeros(parts, out)
         return codes, parts["weight_scale"].astype(np.float32), zero
-
-    def _rows_per_chunk(self, columns: int) -> int:
-        quantum = self.row_quantum
-        return max(1, _CHUNK // (columns * quantum)) * quantum
 
     def _check_grid(self, out: int, columns: int, scale: np.ndarray, zero: np.ndarray) -> None:
         groups = self.groups(columns)

@@ -10,7 +10,7 @@ import numpy as np
 from steelyard.errors import UserError
 
 SCALE_KINDS = {"BF16": 0, "F16": 1, "F32": 2}
-"""How kernels number the float types; the same numbers as `_bits.BF16`, `F16`, `F32`."""
+"""How kernels number the float types; the same numbers as `_kernels.BF16`, `F16`, `F32`."""
 
 # Kind, type of the bits, and the bits of infinity for each float type the kernels read.
 _FLOATS: dict[Any, tuple[int, Any, int]] = {
@@ -71,7 +71,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     from steelyard.codecs import _kernels
 
     packed = np.empty((codes.shape[0], words(codes.shape[1], bits)), np.int32)
-    _kernels.pack(np.ascontiguousarray(codes, np.int8), bits, packed.view(np.uint8))
+    _kernels.pack(np.ascontiguousarray(codes, np.int8), bits, packed)
     return packed
 
 
@@ -80,10 +80,10 @@ def unpack(packed: np.ndarray, bits: int, columns: int) -> np.ndarray:
     from steelyard.codecs import _kernels
 
     codes = np.empty((packed.shape[0], columns), np.int8)
-    _kernels.unpack(byte_rows(packed), bits, codes)
+    _kernels.unpack(aligned(packed), bits, codes)
     return codes
 
 
-def byte_rows(packed: np.ndarray) -> np.ndarray:
-    """Return int32 rows as uint8 rows, aligned to 32 bits."""
-    return np.require(packed, np.int32, ["C", "A"]).view(np.uint8)
+def aligned(packed: np.ndarray) -> np.ndarray:
+    """Return int32 rows as the kernels read them."""
+    return np.require(packed, np.int32, ["C", "A"])
