@@ -106,7 +106,7 @@ def main() -> None:
     steelyard = str(Path(sys.executable).with_name("steelyard"))
     start_up, _ = run([steelyard, "--help"])
     print(
-        f"{'bf16 GB':>8} {'floor s':>8} {'quantize s':>11} {'ratio':>6} {'anon MB':>8}   (start-up {start_up:.2f} s)"
+        f"{'bf16 GB':>8} {'floor s':>8} {'quantize s':>11} {'ratio':>6} {'anon MB':>8}   start-up {start_up:.2f} s"
     )
     for size in sizes:
         folder = Path(tempfile.mkdtemp(prefix="steelyard-streaming-"))

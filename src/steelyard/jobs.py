@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import numpy as np
+
 from steelyard.errors import UserError
 from steelyard.spec import ModelSpec
-from steelyard.weights import Checkpoint
+from steelyard.weights import Checkpoint, bytes_hash
 
 REFERENCE = "reference"
 """Stands for the bundled reference model wherever a model is named."""
@@ -28,6 +31,11 @@ class OpenModel:
     location: str
     checkpoint: Checkpoint
     spec: ModelSpec
+
+    def identity(self) -> str:
+        """Return one hash of all files that make up the model."""
+        hashes = self.checkpoint.content_hash()
+        return bytes_hash(json.dumps(hashes, sort_keys=True).encode())
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +66,16 @@ def open_model(location: str | Path) -> OpenModel:
         if not checkpoint.names:
             raise UserError(f"{location} holds no tensors")
         spec = ModelSpec.build(checkpoint.config, checkpoint.shapes())
+        untied = [alias for alias in spec.stored_aliases if not _equal(checkpoint, alias, spec.ties[alias])]
+        if untied:
+            # transformers does not tie what is stored twice with different values.
+            spec = ModelSpec.build(checkpoint.config, checkpoint.shapes(), untied)
     except BaseException:
         checkpoint.close()
         raise
     return OpenModel(str(location), checkpoint, spec)
+
+
+def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:
+    a, b = checkpoint.tensor(first), checkpoint.tensor(second)
+    return a.dtype == b.dtype and np.array_equal(a.view(np.uint8), b.view(np.uint8))

@@ -13,6 +13,7 @@ from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.choose import ChosenFormat, choose_format
 from steelyard.budget.curves import DamageTable
 from steelyard.budget.describe import certificates_of, request_of, sizes_of, tensors_of
+from steelyard.budget.dry_run import DryRun
 from steelyard.budget.estimate import estimate
 from steelyard.budget.evaluation import Evaluation, evaluate_fit
 from steelyard.budget.knowledge import KnowledgeBase
@@ -98,47 +99,6 @@ def fit_folder(
             learned.close()
     work.remove()
     return FitResult(made.folder, report[0])
-
-
-@dataclass(frozen=True)
-class DryRun:
-    """What `fit` would do.
-
-    Attributes:
-        model: location of the model.
-        budget: in bytes.
-        asked: in words.
-        format: name of the output format.
-        smallest: bytes of the smallest feasible result.
-        nbytes: bytes of the plan made from the weights alone; a calibrated plan spends the same budget otherwise.
-        tensors: way of storing by tensor.
-        resources: memory and time the job takes, in words.
-        notes: sentences for people.
-    """
-
-    model: str
-    budget: int
-    asked: str
-    format: str
-    smallest: int
-    nbytes: int
-    tensors: Mapping[str, str]
-    resources: str
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
-        return {
-            "model": self.model,
-            "budget": self.budget,
-            "asked": self.asked,
-            "format": self.format,
-            "smallest": self.smallest,
-            "bytes": self.nbytes,
-            "tensors": dict(self.tensors),
-            "resources": self.resources,
-            "notes": list(self.notes),
-        }
 
 
 def dry_run(model: str | Path, options: FitOptions, progress: Progress = SILENT) -> DryRun:

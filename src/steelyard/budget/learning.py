@@ -50,26 +50,23 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
         UserError: if there is no text, no tokenizer, or a kept calibration is of another model.
     """
     if options.data == NO_DATA:
-        note = "no calibration (--data none): damage is half the squared relative error of each tensor, from weights alone"
+        note = "not calibrated (--data none): damage is half the squared relative error of each tensor"
         return Learned(None, None, None, "none", (note,))
     from steelyard.measure.calibration import Calibration, CalibrationOptions
     from steelyard.measure.collect import collect
-    from steelyard.measure.defaults import choose_corpora
     from steelyard.measure.identity import model_identity
     from steelyard.measure.model import open_model
     from steelyard.measure.windows import cut
 
     model = open_model(opened.checkpoint.location)
-    calibration_texts, held_out, notes = choose_corpora(
-        model, options.data, options.eval_data, seed=options.seed, progress=progress
-    )
+    texts, held_out = _corpora(model, options, progress)
     kept = Path(options.calibration) if options.calibration else work / "calibration.safetensors"
     if kept.exists():
         identity = model_identity(model.source)
         calibration = Calibration.open(kept, identity)
-        return Learned(calibration, model, held_out, calibration.description, tuple(notes))
+        return Learned(calibration, model, held_out, calibration.description, ())
     tokens = cut(
-        calibration_texts,
+        texts,
         model.tokenizer,
         model.task,
         model.vocabulary,
@@ -79,10 +76,25 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
         location=opened.location,
     )
     if not tokens.windows:
-        raise UserError(f"{calibration_texts.description}: not enough text to calibrate on; pass more with --data")
+        raise UserError(f"{texts.description}: not enough text to calibrate on; pass more with --data")
     settings = CalibrationOptions(
         sequences=options.sequences, sequence_length=options.sequence_length, seed=options.seed
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
     calibration = collect(model, tokens, kept, settings, progress)
-    return Learned(calibration, model, held_out, calibration.description, tuple(notes))
+    return Learned(calibration, model, held_out, calibration.description, ())
+
+
+def _corpora(model: Model, options: FitOptions, progress: Progress) -> tuple[Corpus, Corpus]:
+    """Return the texts to calibrate on and, disjoint from them, those to measure on."""
+    from steelyard.measure.defaults import default_corpora
+    from steelyard.measure.texts import load_documents
+
+    if options.data is None:
+        default = default_corpora(model, options.seed, progress)
+        texts, held_out = default.calibration, default.held_out
+    elif options.eval_data is None:
+        texts, held_out = load_documents(options.data).split()
+    else:
+        texts = held_out = load_documents(options.data)
+    return texts, held_out if options.eval_data is None else load_documents(options.eval_data)

@@ -29,7 +29,7 @@ class FitOptions(BaseModel):
     calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
     sequences: int = Field(128, ge=1, description="calibration sequences")
     sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
-    eval_documents: int = Field(64, ge=2, description="documents the result is measured on")
+    eval_sequences: int = Field(128, ge=2, description="sequences the result is measured on")
     curve: tuple[float, ...] = Field((), description="also measure these bits per parameter")
     keep: tuple[str, ...] = Field((), description="regular expressions of tensors to leave as stored")
     fuse: bool = Field(True, description="one codec for q, k, v and for gate, up of a layer, as vLLM needs")

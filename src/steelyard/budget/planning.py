@@ -49,7 +49,7 @@ class Planner:
         self._digits = len(str(opened.checkpoint.weight_bytes * 2))
         self.menu = _without(offers(opened.spec, format, options.effort, options.fuse), options.keep)
         self._curves: list[Curve] | None = None
-        self._known: DamageTable = {}
+        self.known: DamageTable = {}
 
     def smallest_size(self) -> int:
         """Return the exact bytes of the smallest result there is."""
@@ -65,7 +65,7 @@ class Planner:
 
     def learn(self, knowledge: KnowledgeBase, known: DamageTable, progress: Progress = SILENT) -> None:
         """Work out the curves; `known` is shared between the planners of one model."""
-        self._known = known
+        self.known = known
         self._curves = measure_curves(
             self.opened.checkpoint,
             self.opened.spec,
@@ -100,7 +100,7 @@ class Planner:
         rounding = _ROUNDING[self.options.effort]
         for offer, index in zip(self.menu, solution.choice, strict=True):
             for name, codec in offer.choices[index]:
-                damage = 0.0 if codec is None else self._known[name, codec, is_apart(self.opened.spec, offer)]
+                damage = 0.0 if codec is None else self.known[name, codec, is_apart(self.opened.spec, offer)]
                 source = self.opened.spec.ties.get(name, name)
                 tensors[name] = TensorPlan(source, codec, rounding_of(codec, rounding), damage)
         ordered = {name: tensors[name] for name in sorted(tensors, key=self._order())}

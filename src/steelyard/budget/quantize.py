@@ -8,7 +8,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steelyard.budget.encoding import ABSMAX, rounding_of
+from steelyard.budget.candidates import AS_STORED
+from steelyard.budget.dry_run import DryRun
+from steelyard.budget.encoding import rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import Produced, produce
@@ -17,7 +19,7 @@ from steelyard.formats import Format
 from steelyard.formats import get as get_format
 from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
-from steelyard.units import parse_size
+from steelyard.units import format_size, parse_size
 from steelyard.weights import check_output
 
 
@@ -124,10 +126,25 @@ def quantize_folder(
     return QuantizeResult(made.folder, source_bytes, made.layout.total_bytes, len(made.errors), kept)
 
 
-def quantized_size(opened: OpenModel, options: QuantizeOptions) -> int:
-    """Return the exact bytes of the weight files `quantize` would write."""
-    plan, _ = plan_quantize(opened, options)
-    return plan_files(plan, opened.spec, get_format(plan.format)).total_bytes
+def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SILENT) -> DryRun:
+    """Plan without reading a weight.
 
-
-__all__ = ["ABSMAX", "QuantizeOptions", "QuantizeResult", "plan_quantize", "quantize_folder", "quantized_size"]
+    Raises:
+        UserError: for a damaged model.
+    """
+    with open_model(model) as opened:
+        plan, _ = plan_quantize(opened, options)
+        size = plan_files(plan, opened.spec, get_format(plan.format)).total_bytes
+        labels = {n: AS_STORED if t.codec is None else t.codec.label for n, t in plan.tensors.items()}
+        widest = max(tensor.elements for tensor in opened.spec.tensors.values())
+        return DryRun(
+            model=str(model),
+            budget=size,
+            asked=f"{options.codec().label} for every matrix",
+            format=plan.format,
+            smallest=size,
+            nbytes=size,
+            tensors=labels,
+            resources=f"about {format_size(4 * widest)} of memory beside the files",
+            notes=(),
+        )

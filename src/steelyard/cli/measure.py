@@ -9,19 +9,20 @@ import click
 @click.argument("model")
 @click.option("--against", help="the model to compare with: divergence, agreement, flips, embeddings")
 @click.option("--data", help="text to measure on: a file, a folder, JSONL or tokens")
-@click.option("--documents", type=int, default=64, show_default=True, help="documents to measure on")
+@click.option("--sequences", type=int, default=128, show_default=True, help="sequences to measure on")
 @click.option("--seed", type=int, default=0, show_default=True, help="seed of what is drawn")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
-def command(model: str, against: str | None, data: str | None, documents: int, seed: int, as_json: bool) -> None:
+def command(model: str, against: str | None, data: str | None, sequences: int, seed: int, as_json: bool) -> None:
     """Measure MODEL with bootstrap intervals over documents, paired against another model where one is given."""
     from steelyard.budget.evaluation import measure_folder, metrics_of
     from steelyard.cli.console import progress, show, show_json
 
-    found = measure_folder(model, against, data, documents=documents, seed=seed, progress=progress())
+    found = measure_folder(model, against, data, sequences=sequences, seed=seed, progress=progress())
     if as_json:
         show_json(found.to_dict())
         return
     from steelyard.report.text import metric_table
 
-    show(metric_table(metrics_of(found), title=f"{model} against {against}" if against else model))
-    click.echo(f"measured on: {found.description}")
+    title = f"{model} against {against}" if against else model
+    show(metric_table(metrics_of(found), title=title))
+    click.echo(f"measured on: {found.data}")

@@ -21,18 +21,14 @@ from steelyard.units import format_size
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
 def command(model: str, out: Path, resume: bool, dry_run: bool, as_json: bool, **values: Any) -> None:
     """Encode every matrix of MODEL with one codec, tensor by tensor, in little memory."""
-    from steelyard.budget.quantize import quantize_folder, quantized_size
+    from steelyard.budget.quantize import dry_run as plan
+    from steelyard.budget.quantize import quantize_folder
     from steelyard.cli.console import progress, show_json
-    from steelyard.jobs import open_model
+    from steelyard.cli.show import show_dry_run
 
     options = build(QuantizeOptions, values)
     if dry_run:
-        with open_model(model) as opened:
-            size, before = quantized_size(opened, options), opened.checkpoint.weight_bytes
-        if as_json:
-            show_json({"bytes": size, "source_bytes": before})
-        else:
-            click.echo(f"{size:,} bytes ({format_size(size)}), {size / before:.3f} of {format_size(before)}")
+        show_dry_run(plan(model, options), as_json)
         return
     result = quantize_folder(model, out, options, resume=resume, progress=progress())
     if as_json:

@@ -10,7 +10,8 @@ from steelyard.cli.console import show, show_json
 from steelyard.units import format_size
 
 if TYPE_CHECKING:
-    from steelyard.budget.fit import DryRun, FitResult
+    from steelyard.budget.dry_run import DryRun
+    from steelyard.budget.fit import FitResult
 
 
 def show_fit(result: FitResult, as_json: bool) -> None:

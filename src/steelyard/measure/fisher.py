@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 # Bytes of float32 logits made at once.
-LOGIT_BYTES = 1 << 28
+LOGIT_BYTES = 1 << 27
 
 
 def parts_of(batch: Batch, vocabulary: int) -> Iterator[tuple[slice, Batch]]:

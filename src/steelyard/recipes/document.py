@@ -70,4 +70,4 @@ def _value(node: yaml.Node, place: Place, lines: dict[Place, int], path: Path) -
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [_value(item, (*place, i), lines, path) for i, item in enumerate(node.value)]
-    return yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    return yaml.SafeLoader("").construct_object(node)

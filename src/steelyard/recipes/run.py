@@ -35,3 +35,13 @@ def run_recipe(recipe: Recipe, resume: bool = False, progress: Progress = SILENT
         source = str(target)
     shutil.rmtree(work, ignore_errors=True)
     return results
+
+
+def dry_run(recipe: Recipe, progress: Progress = SILENT) -> Any:
+    """Return the plan of a recipe's first step, without writing anything.
+
+    Raises:
+        UserError: as the step would before it begins to work, or if it cannot be planned ahead.
+    """
+    first = recipe.steps[0]
+    return registry.get(first.name).plan(recipe.model, first.options, progress)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from steelyard.errors import UserError
+from steelyard.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,7 @@ class StepKind:
     module: str
     options_name: str
     function_name: str
+    dry_run_name: str
 
     def options(self) -> type[BaseModel]:
         """The options model."""
@@ -36,6 +38,10 @@ class StepKind:
         """The function that does it."""
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function_name)
         return found
+
+    def plan(self, model: str, options: BaseModel, progress: Progress) -> Any:
+        """Return what the step would do, without doing it."""
+        return getattr(importlib.import_module(self.module), self.dry_run_name)(model, options, progress)
 
     def __call__(self, model: str, out: Path, options: BaseModel, **settings: Any) -> Any:
         """Do the step."""
@@ -52,6 +58,7 @@ STEPS: dict[str, StepKind] = {
             "steelyard.budget.quantize",
             "QuantizeOptions",
             "quantize_folder",
+            "dry_run",
         ),
     )
 }

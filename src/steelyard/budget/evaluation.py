@@ -1,0 +1,221 @@
+"""What was measured about a fit: the result beside the original, the curve, and the formats at equal bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from steelyard.budget.choose import ChosenFormat
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.learning import Learned
+from steelyard.budget.options import FitOptions
+from steelyard.budget.planned import PlannedSource
+from steelyard.budget.planning import PlannedFit, Planner
+from steelyard.budget.produce import Staged
+from steelyard.errors import UserError
+from steelyard.formats.logical import LogicalCheckpoint
+from steelyard.jobs import OpenModel, resolve
+from steelyard.progress import SILENT, Progress
+from steelyard.report import Certificate, CurvePoint, Damage, FormatRow, Interval, Metric, Series
+
+if TYPE_CHECKING:
+    from steelyard.measure.estimates import Estimate
+    from steelyard.measure.evaluate import EvaluationOptions, Evaluator
+    from steelyard.measure.measurement import Measurement
+
+# Name, unit and better direction of each quantity in tables; the first that applies is the measure of damage.
+_SHOWN = {
+    "kl": ("KL", "nats/token", "lower"),
+    "cosine_distance": ("1 - cosine", "", "lower"),
+    "loss": ("loss", "nats/token", "lower"),
+    "perplexity": ("perplexity", "", "lower"),
+    "bits_per_byte": ("bits per byte", "", "lower"),
+    "top1_agreement": ("top-1 agreement", "fraction", "higher"),
+    "negative_flips": ("negative flips", "fraction", "lower"),
+    "cosine": ("cosine", "", "higher"),
+    "rank_correlation": ("rank correlation", "", "higher"),
+}
+_HAS_BASE = ("loss", "perplexity", "bits_per_byte")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that was measured; empty where nothing could be (`--data none`)."""
+
+    metrics: tuple[Metric, ...] = ()
+    damage: Damage = field(default_factory=Damage)
+    curve: tuple[Series, ...] = ()
+    formats: tuple[FormatRow, ...] = ()
+    certificates: tuple[Certificate, ...] = ()
+    notes: tuple[str, ...] = ()
+    description: str = ""
+
+
+def evaluate_fit(
+    opened: OpenModel,
+    options: FitOptions,
+    chosen: ChosenFormat,
+    planned: PlannedFit,
+    knowledge: KnowledgeBase,
+    learned: Learned,
+    staged: Staged,
+    progress: Progress = SILENT,
+) -> Evaluation:
+    """Measure the staged folder as it lies on the disk, then what was asked for beside it."""
+    if learned.model is None or learned.held_out is None:
+        loaded = [_loads(staged.folder, progress)] if options.verify == "load" else []
+        return Evaluation(certificates=tuple(loaded), notes=("nothing was measured (--data none)",))
+    from steelyard.measure.evaluate import Evaluator, held_out_windows
+
+    settings = _settings(options)
+    data = held_out_windows(learned.model, learned.held_out, settings)
+    with Evaluator(learned.model, data, settings, progress) as evaluator:
+        base = None if learned.model.task == "encoder" else evaluator.measure_base()
+        with LogicalCheckpoint.open(staged.folder) as written:
+            result = evaluator.measure(written, progress, name="the result")
+        bench = _Bench(opened, evaluator, knowledge, progress)
+        curve, skipped = bench.curve(chosen.planner, planned, result, options.curve)
+        formats = bench.formats(chosen, planned, result) if options.compare_formats else ()
+    certificates = [_loads(staged.folder, progress)] if options.verify == "load" else []
+    return Evaluation(
+        metrics=metrics_of(result, base),
+        damage=_damage(result),
+        curve=curve,
+        formats=formats,
+        certificates=tuple(certificates),
+        notes=skipped,
+        description=result.data,
+    )
+
+
+def measure_folder(
+    model: str | Path,
+    against: str | Path | None = None,
+    data: str | Path | Sequence[str | Path] | None = None,
+    *,
+    sequences: int = 128,
+    seed: int = 0,
+    progress: Progress = SILENT,
+) -> Measurement:
+    """Measure a model, beside another one where it is given.
+
+    Raises:
+        UserError: if a model cannot be run, there is no text, or an encoder has nothing to be compared with.
+    """
+    from steelyard.measure.evaluate import EvaluationOptions, evaluate
+    from steelyard.measure.texts import load_documents
+
+    settings = EvaluationOptions(sequences=sequences, seed=seed)
+    documents = None if data is None else load_documents(data)
+    base = None if against is None else resolve(against)
+    return evaluate(resolve(model), base, documents, settings, progress)
+
+
+def metrics_of(result: Measurement, base: Measurement | None = None) -> tuple[Metric, ...]:
+    """Return a measurement as rows of the report."""
+    found = result.estimates()
+    before = {} if base is None else base.estimates()
+    rows = []
+    for key, (name, unit, better) in _SHOWN.items():
+        if key not in found:
+            continue
+        rows.append(
+            Metric(
+                name=name,
+                new=interval_of(found[key]),
+                base=interval_of(before[key]) if key in before and key in _HAS_BASE else None,
+                change=interval_of(found["loss_increase"]) if key == "loss" and "loss_increase" in found else None,
+                unit=unit,
+                better=better,  # type: ignore[arg-type]
+            )
+        )
+    return tuple(rows)
+
+
+def interval_of(estimate: Estimate) -> Interval:
+    """Return an estimate as the report has it."""
+    return Interval(estimate.value, estimate.low, estimate.high)
+
+
+def _settings(options: FitOptions) -> EvaluationOptions:
+    from steelyard.measure.evaluate import EvaluationOptions
+
+    return EvaluationOptions(
+        sequences=options.eval_sequences, sequence_length=options.sequence_length, seed=options.seed
+    )
+
+
+def _damage(result: Measurement) -> Damage:
+    name, unit, _ = _SHOWN["cosine_distance" if result.task == "encoder" else "kl"]
+    return Damage(name, unit or "per sequence")
+
+
+class _Bench:
+    """Measures plans that are not written, beside the one that is."""
+
+    def __init__(
+        self, opened: OpenModel, evaluator: Evaluator, knowledge: KnowledgeBase, progress: Progress
+    ) -> None:
+        self._opened, self._evaluator = opened, evaluator
+        self._knowledge, self._progress = knowledge, progress
+
+    def curve(
+        self, planner: Planner, planned: PlannedFit, result: Measurement, bits: Sequence[float]
+    ) -> tuple[tuple[Series, ...], tuple[str, ...]]:
+        """Return the curve through other budgets, the result among its points, and what was left out."""
+        if not bits:
+            return (), ()
+        points = [replace(_point(planned, result), chosen=True)]
+        skipped = []
+        parameters = self._opened.spec.parameter_count()
+        for width in bits:
+            budget = int(width * parameters / 8)
+            if budget == planned.budget:
+                continue
+            try:
+                other = planner.plan(budget, {})
+            except UserError:
+                smallest = 8 * planner.smallest_size() / parameters
+                skipped.append(f"{width:g} bits per parameter is below the smallest feasible {smallest:.2f}")
+                continue
+            points.append(_point(other, self._measure(planner, other)))
+        points.sort(key=lambda point: point.nbytes)
+        return (Series("Steelyard", tuple(points)),), tuple(skipped)
+
+    def formats(self, chosen: ChosenFormat, planned: PlannedFit, result: Measurement) -> tuple[FormatRow, ...]:
+        """Return the result beside the best plan of the other format at the same budget."""
+        mine = chosen.planner.format.name
+        rows = [_row(mine, planned, result, "written")]
+        if chosen.other is not None:
+            chosen.other.learn(self._knowledge, chosen.planner.known, self._progress)
+            other = chosen.other.plan(planned.budget, {})
+            measured = self._measure(chosen.other, other)
+            rows.append(_row(chosen.other.format.name, other, measured, "for comparison, not written"))
+        return tuple(rows)
+
+    def _measure(self, planner: Planner, planned: PlannedFit) -> Measurement:
+        source: Any = PlannedSource(planned.plan, self._opened, planner.format, self._knowledge)
+        return self._evaluator.measure(source, self._progress, name=f"{planned.solution.nbytes:,} bytes")
+
+
+def _point(planned: PlannedFit, measured: Measurement) -> CurvePoint:
+    assert measured.damage is not None
+    return CurvePoint(
+        nbytes=planned.solution.nbytes,
+        damage=interval_of(measured.damage),
+        predicted=planned.solution.damage,
+        loss=None if measured.loss is None else interval_of(measured.loss),
+    )
+
+
+def _row(name: str, planned: PlannedFit, measured: Measurement, detail: str) -> FormatRow:
+    assert measured.damage is not None
+    return FormatRow(name, planned.solution.nbytes, interval_of(measured.damage), detail)
+
+
+def _loads(folder: Path, progress: Progress) -> Certificate:
+    from steelyard.budget.loading import load_certificate
+
+    return load_certificate(folder, progress)

@@ -1,0 +1,70 @@
+"""The last proof: transformers itself loads the staged folder, in a fresh process, with nothing missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from steelyard.errors import VerificationError
+from steelyard.progress import SILENT, Progress
+from steelyard.report import Certificate
+
+# Loads a folder as a user would and prints what the loader reports. Steelyard is imported only for its own format.
+_SCRIPT = """
+import json, sys
+folder, native = sys.argv[1], sys.argv[2] == "1"
+if native:
+    import steelyard
+else:
+    sys.modules["steelyard"] = None
+import torch, transformers
+transformers.logging.set_verbosity_error()
+config = transformers.AutoConfig.from_pretrained(folder)
+names = config.architectures or ["AutoModel"]
+kind = getattr(transformers, names[0], transformers.AutoModel)
+if "CausalLM" in names[0]:
+    kind = transformers.AutoModelForCausalLM
+elif "MaskedLM" in names[0]:
+    kind = transformers.AutoModelForMaskedLM
+model, info = kind.from_pretrained(folder, output_loading_info=True)
+ids = torch.arange(16)[None] % config.vocab_size
+with torch.no_grad():
+    out = model(input_ids=ids)
+out = out.logits if hasattr(out, "logits") else out.last_hidden_state
+problems = {key: sorted(map(str, info[key])) for key in info if info[key]}
+print("STEELYARD" + json.dumps({"class": type(model).__name__, "finite": bool(torch.isfinite(out).all()),
+      "problems": problems, "version": transformers.__version__, "sum": float(out.double().abs().mean())}))
+"""
+
+
+def load_certificate(folder: Path, progress: Progress = SILENT) -> Certificate:
+    """Load a folder in a fresh process.
+
+    Raises:
+        VerificationError: if it does not load, a tensor is missing or new, or its output is not finite.
+    """
+    progress.start("loading in transformers", 1)
+    quantization = json.loads((folder / "config.json").read_bytes()).get("quantization_config") or {}
+    native = quantization.get("quant_method") == "steelyard"
+    ran = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(folder), "1" if native else "0"], capture_output=True, text=True
+    )
+    progress.finish()
+    line = next((line for line in ran.stdout.splitlines() if line.startswith("STEELYARD")), None)
+    if ran.returncode != 0 or line is None:
+        last = (ran.stderr.strip().splitlines() or ["no output"])[-1]
+        raise VerificationError(f"{folder} does not load in transformers: {last}")
+    found = json.loads(line.removeprefix("STEELYARD"))
+    if found["problems"]:
+        kind, names = next(iter(found["problems"].items()))
+        raise VerificationError(f"{folder}: transformers reports {kind}: {names[0]}")
+    if not found["finite"]:
+        raise VerificationError(f"{folder}: the loaded model's output is not finite")
+    how = "after `import steelyard`" if native else "without steelyard"
+    return Certificate(
+        "loads in transformers",
+        "pass",
+        f"{found['class']}, transformers {found['version']}, {how}, nothing missing",
+    )
