@@ -59,6 +59,12 @@ def test_figures_show_every_shape_at_its_place(tmp_path: Path) -> None:
                 assert found == pytest.approx(colour, abs=3), (path.name, x, y)
 
 
+def test_figures_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
+    write(tmp_path, full())
+    write(tmp_path, encoder())
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["pareto.png"]
+
+
 def test_writing_again_gives_the_same_bytes_whatever_the_users_settings(tmp_path: Path) -> None:
     first = {path.name: path.read_bytes() for path in write(tmp_path, full())}
     with matplotlib.rc_context({"font.size": 30, "savefig.dpi": 30, "lines.scale_dashes": False}):

@@ -172,15 +172,14 @@ class _Bench:
         parameters = self._opened.spec.parameter_count()
         for width in bits:
             budget = int(width * parameters / 8)
-            if budget == planned.budget:
-                continue
             try:
                 other = planner.plan(budget, {})
             except UserError:
                 smallest = 8 * planner.smallest_size() / parameters
                 skipped.append(f"{width:g} bits per parameter is below the smallest feasible {smallest:.2f}")
                 continue
-            points.append(_point(other, self._measure(planner, other)))
+            if other.solution.choice != planned.solution.choice:
+                points.append(_point(other, self._measure(planner, other)))
         points.sort(key=lambda point: point.nbytes)
         return (Series("Steelyard", tuple(points)),), tuple(skipped)
 

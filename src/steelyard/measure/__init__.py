@@ -1,1 +1,76 @@
-"""Calibration statistics and evaluation with intervals. Torch is imported only when a model is run."""
+"""Calibration statistics and evaluation with intervals. Torch is imported only when a model is run.
+
+Texts: `load_documents` and `default_corpora` give a `Corpus`; `cut` makes windows of tokens of it.
+Calibration: `calibrate` runs a model over texts and writes one file; `Calibration` reads it.
+Evaluation: `evaluate` measures one model, `Evaluator` several beside one base, `measure_loaded` a folder as plain
+transformers loads it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from steelyard.measure.calibration import Calibration, CalibrationOptions, DamageTerm
+    from steelyard.measure.collect import calibrate, collect
+    from steelyard.measure.defaults import DefaultCorpora, default_corpora
+    from steelyard.measure.estimates import Estimate
+    from steelyard.measure.evaluate import EvaluationOptions, Evaluator, evaluate, held_out_windows
+    from steelyard.measure.identity import model_identity
+    from steelyard.measure.loaded import Loaded, measure_loaded
+    from steelyard.measure.measurement import QUANTITIES, Measurement
+    from steelyard.measure.model import Model, Overlay, WeightSource, open_model
+    from steelyard.measure.texts import Corpus, Document, load_documents
+    from steelyard.measure.windows import TokenSet, cut
+
+_WHERE = {
+    "calibration": ("Calibration", "CalibrationOptions", "DamageTerm"),
+    "collect": ("calibrate", "collect"),
+    "defaults": ("DefaultCorpora", "default_corpora"),
+    "estimates": ("Estimate",),
+    "evaluate": ("EvaluationOptions", "Evaluator", "evaluate", "held_out_windows"),
+    "identity": ("model_identity",),
+    "loaded": ("Loaded", "measure_loaded"),
+    "measurement": ("QUANTITIES", "Measurement"),
+    "model": ("Model", "Overlay", "WeightSource", "open_model"),
+    "texts": ("Corpus", "Document", "load_documents"),
+    "windows": ("TokenSet", "cut"),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "QUANTITIES",
+    "Calibration",
+    "CalibrationOptions",
+    "Corpus",
+    "DamageTerm",
+    "DefaultCorpora",
+    "Document",
+    "Estimate",
+    "EvaluationOptions",
+    "Evaluator",
+    "Loaded",
+    "Measurement",
+    "Model",
+    "Overlay",
+    "TokenSet",
+    "WeightSource",
+    "calibrate",
+    "collect",
+    "cut",
+    "default_corpora",
+    "evaluate",
+    "held_out_windows",
+    "load_documents",
+    "measure_loaded",
+    "model_identity",
+    "open_model",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, and no more."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

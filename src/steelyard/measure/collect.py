@@ -18,7 +18,8 @@ from steelyard.measure.runner import BlockRunner, Call
 from steelyard.measure.skeleton import describe_versions
 from steelyard.measure.statistics_file import StatisticsWriter
 from steelyard.measure.taps import Taps
-from steelyard.measure.windows import IGNORED, Batch, TokenSet
+from steelyard.measure.texts import Corpus
+from steelyard.measure.windows import IGNORED, Batch, TokenSet, cut
 from steelyard.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -29,6 +30,42 @@ _UNITS = {
     "masked": "KL divergence in nats per token",
     "encoder": "1 - cosine of the embedding, per sequence",
 }
+
+
+def calibrate(
+    model: Model,
+    documents: Corpus,
+    out: str | Path,
+    options: CalibrationOptions | None = None,
+    progress: Progress = SILENT,
+) -> Calibration:
+    """Calibrate a model on documents, or open the file if it is there already.
+
+    Args:
+        model: what to calibrate.
+        documents: texts to calibrate on, see `texts` and `defaults`.
+        out: the file. If it exists it must have been made for this model; whatever texts and options it was made
+            with, it is used as it is, and says so itself.
+        options: how much to calibrate on.
+        progress: advanced by the batches.
+
+    Raises:
+        UserError: if the file was made for another model, the model cannot be run, or there is no text.
+    """
+    options = options or CalibrationOptions()
+    if Path(out).exists():
+        return Calibration.open(out, model_identity(model.source))
+    data = cut(
+        documents,
+        model.tokenizer,
+        model.task,
+        model.vocabulary,
+        sequences=options.sequences,
+        length=min(options.sequence_length, model.max_length),
+        seed=options.seed,
+        location=model.location,
+    )
+    return collect(model, data, out, options, progress)
 
 
 def collect(
@@ -68,7 +105,12 @@ def collect(
 
 class _Run:
     def __init__(
-        self, model: Model, data: TokenSet, options: CalibrationOptions, writer: StatisticsWriter, progress: Progress
+        self,
+        model: Model,
+        data: TokenSet,
+        options: CalibrationOptions,
+        writer: StatisticsWriter,
+        progress: Progress,
     ) -> None:
         self.model, self.data, self.options = model, data, options
         self.writer, self.progress = writer, progress
@@ -107,9 +149,7 @@ class _Run:
                     gradient = embedding_gradient(runner, taps, batch, hidden, self.data, self.options.seed)
                 else:
                     head = runner.skeleton.stored[f"{runner.skeleton.output_embedding}.weight"]
-                    gradient = language_gradient(
-                        runner, taps, head, batch, hidden, self.data, self.options.seed
-                    )
+                    gradient = language_gradient(runner, taps, head, batch, hidden, self.data, self.options.seed)
                 store.put(number, gradient)
                 self.progress.advance(1)
         self._write(taps)

@@ -77,9 +77,7 @@ def weighted_correlation(first: np.ndarray, second: np.ndarray, weights: np.ndar
     return float(weights @ (a * b) / scale) if scale > 0 else float("nan")
 
 
-def rank_correlation(
-    first: np.ndarray, second: np.ndarray, unit_of: np.ndarray, draws: np.ndarray
-) -> Estimate:
+def rank_correlation(first: np.ndarray, second: np.ndarray, unit_of: np.ndarray, draws: np.ndarray) -> Estimate:
     """Estimate Spearman's correlation between the pairwise similarities of two sets of embeddings.
 
     In a resample a pair counts as often as its two members were drawn; ranks stay those of the whole sample.

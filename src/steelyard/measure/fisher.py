@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from steelyard.measure.model import Model
 from steelyard.measure.runner import BlockRunner
 from steelyard.measure.taps import Taps
 from steelyard.measure.windows import IGNORED, Batch, TokenSet
@@ -103,7 +104,10 @@ def embedding_gradient(
     taps.begin(batch)
     embedding = pooled(runner, batch, entering)
     probes = np.stack(
-        [generator(seed, f"probe {_name(data, number)}").standard_normal(embedding.shape[1]) for number in batch.windows]
+        [
+            generator(seed, f"probe {_name(data, number)}").standard_normal(embedding.shape[1])
+            for number in batch.windows
+        ]
     )
     embedding.backward(torch.from_numpy(probes.astype(np.float32)))
     assert entering.grad is not None
@@ -112,20 +116,21 @@ def embedding_gradient(
 
 def pooled(runner: BlockRunner, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
     """Return one embedding per sequence [b, width], as the model's folder says to pool; differentiable."""
+    return pool(runner.run_tail(batch, hidden).last_hidden_state, batch, runner.model)
+
+
+def pool(states: torch.Tensor, batch: Batch, model: Model) -> torch.Tensor:
+    """Pool last hidden states [b, t, width] over each sequence's tokens; [b, width]."""
     import torch
 
-    states = runner.run_tail(batch, hidden).last_hidden_state
     valid = torch.from_numpy(batch.valid)[..., None]
-    if runner.model.pooling == "cls":
+    if model.pooling == "cls":
         embedding = states[:, 0]
-    elif runner.model.pooling == "max":
+    elif model.pooling == "max":
         embedding = states.masked_fill(~valid, float("-inf")).amax(1)
     else:
         embedding = (states * valid).sum(1) / valid.sum(1)
-    if runner.model.normalise:
-        embedding = torch.nn.functional.normalize(embedding, dim=1)
-    result: torch.Tensor = embedding
-    return result
+    return torch.nn.functional.normalize(embedding, dim=1) if model.normalise else embedding
 
 
 def _sample(probabilities: torch.Tensor, batch: Batch, data: TokenSet, seed: int) -> torch.Tensor:

@@ -157,7 +157,9 @@ def _pooling(folder: Folder) -> tuple[Pooling, bool]:
     modules = _json(folder, "modules.json")
     if not isinstance(modules, list):
         return "mean", True
-    paths = {str(m.get("type", "")).rsplit(".", 1)[-1]: str(m.get("path", "")) for m in modules if isinstance(m, dict)}
+    paths = {
+        str(m.get("type", "")).rsplit(".", 1)[-1]: str(m.get("path", "")) for m in modules if isinstance(m, dict)
+    }
     settings = _json(folder, f"{paths.get('Pooling', '1_Pooling')}/config.json")
     settings = settings if isinstance(settings, dict) else {}
     pooling: Pooling = "mean"

@@ -123,7 +123,9 @@ def embedding_measurement(
 
 def cosine_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return 1 - cosine of matching rows [n] float64, exact also where it is tiny."""
-    a, b = (e.astype(np.float64) / np.linalg.norm(e.astype(np.float64), axis=1, keepdims=True) for e in (first, second))
+    a, b = (
+        e.astype(np.float64) / np.linalg.norm(e.astype(np.float64), axis=1, keepdims=True) for e in (first, second)
+    )
     return np.asarray(0.5 * ((a - b) ** 2).sum(1))
 
 

@@ -63,7 +63,6 @@ class Skeleton:
     @contextmanager
     def loaded(self, source: WeightSource, names: Iterable[str]) -> Iterator[None]:
         """Fill these parameters from the source in float32, and empty them again afterwards."""
-        import torch
 
         filled: dict[str, torch.Tensor] = {}
         names = list(names)
@@ -132,7 +131,9 @@ def _build(model: Model) -> Any:
         config.pop(name, None)
     settings = CONFIG_MAPPING[kind].from_dict(config)
     settings.use_cache = False
-    builder: Any = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder": AutoModel}[model.task]
+    builder: Any = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder": AutoModel}[
+        model.task
+    ]
     extra: dict[str, Any] = {"dtype": torch.float32}
     if model.task == "encoder" and not any(".pooler." in f".{name}" for name in model.source.names):
         extra["add_pooling_layer"] = False

@@ -13,7 +13,31 @@ import numpy as np
 from steelyard.errors import UserError
 
 TEXT_SUFFIXES = frozenset(
-    ".txt .md .rst .tex .html .xml .csv .py .pyi .c .h .cc .cpp .hpp .rs .go .java .js .ts .sh .toml .yaml .yml".split()
+    [
+        ".txt",
+        ".md",
+        ".rst",
+        ".tex",
+        ".html",
+        ".xml",
+        ".csv",
+        ".py",
+        ".pyi",
+        ".c",
+        ".h",
+        ".cc",
+        ".cpp",
+        ".hpp",
+        ".rs",
+        ".go",
+        ".java",
+        ".js",
+        ".ts",
+        ".sh",
+        ".toml",
+        ".yaml",
+        ".yml",
+    ]
 )
 TOKEN_SUFFIXES = frozenset({".npy", ".bin"})
 

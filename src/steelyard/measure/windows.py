@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -79,6 +81,29 @@ class TokenSet:
     def tokens(self) -> int:
         """Number of input tokens."""
         return sum(len(window.inputs) for window in self.windows)
+
+    def save(self, path: Path) -> None:
+        """Write the windows to a .npz file, from which `load` reads them again."""
+        about = {
+            "names": list(self.names),
+            "description": self.description,
+            "documents": [window.document for window in self.windows],
+            "bytes": [window.nbytes for window in self.windows],
+            "lengths": [len(window.inputs) for window in self.windows],
+        }
+        inputs = np.concatenate([window.inputs for window in self.windows])
+        labels = np.concatenate([window.labels for window in self.windows])
+        np.savez(path, inputs=inputs, labels=labels, about=np.array(json.dumps(about)))
+
+    @classmethod
+    def load(cls, path: Path) -> TokenSet:
+        """Inverse of `save`."""
+        with np.load(path, allow_pickle=False) as saved:
+            about = json.loads(str(saved["about"]))
+            cuts = np.cumsum(about["lengths"])[:-1]
+            inputs, labels = (np.split(saved[name], cuts) for name in ("inputs", "labels"))
+        parts = zip(about["documents"], inputs, labels, about["bytes"], strict=True)
+        return cls(tuple(about["names"]), tuple(Window(*part) for part in parts), about["description"])
 
     def identity(self) -> str:
         """Hash of the tokens, in order."""

@@ -51,7 +51,9 @@ class StepKind:
 STEPS: dict[str, StepKind] = {
     kind.name: kind
     for kind in (
-        StepKind("fit", "the best model that fits a size", "steelyard.budget.fit", "FitOptions", "fit_folder"),
+        StepKind(
+            "fit", "the best model that fits a size", "steelyard.budget.fit", "FitOptions", "fit_folder", "dry_run"
+        ),
         StepKind(
             "quantize",
             "one codec for every matrix",

@@ -17,6 +17,7 @@ from steelyard.report.scene import Scene
 from steelyard.report.svg import css_classes
 from steelyard.report.tones import css_variables
 
+FIGURES = ("pareto", "bits", "bytes", "prediction")
 WIDE = 860.0
 NARROW = 350.0
 _SCATTER = 390.0
@@ -29,7 +30,7 @@ def page(data: ReportData) -> str:
         light=css_variables(dark=False), dark=css_variables(dark=True), classes=css_classes()
     )
     wide, narrow = drawings(data, WIDE), drawings(data, NARROW)
-    charts = {name: chart(wide.get(name), narrow.get(name)) for name in ("pareto", "bits", "bytes", "prediction")}
+    charts = {name: chart(wide.get(name), narrow.get(name)) for name in FIGURES}
     body = join(
         head(data),
         sections.measurements(data),

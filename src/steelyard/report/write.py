@@ -9,10 +9,10 @@ from pathlib import Path
 from steelyard.errors import UserError
 from steelyard.report.data import ReportData
 from steelyard.report.image import can_draw, save_png
-from steelyard.report.page import drawings, page
+from steelyard.report.page import FIGURES, drawings, page
 
 PAGE = "report.html"
-FIGURES = "report"
+_FOLDER = "report"
 _RECORD = "steelyard.json"
 _KEY = "report"
 
@@ -32,12 +32,11 @@ def write(folder: Path, data: ReportData) -> list[Path]:
     try:
         staged.write_bytes(page(data).encode("utf-8", "replace"))
         os.replace(staged, target)
-        if not can_draw():
-            return [target]
-        return [
-            target,
-            *(save_png(scene, folder / FIGURES / f"{name}.png") for name, scene in drawings(data).items()),
-        ]
+        scenes = drawings(data) if can_draw() else {}
+        figures = {name: folder / _FOLDER / f"{name}.png" for name in FIGURES}
+        for name in figures.keys() - scenes.keys():
+            figures[name].unlink(missing_ok=True)  # a figure of an earlier report would belie this one
+        return [target, *(save_png(scene, figures[name]) for name, scene in scenes.items())]
     except OSError as error:
         staged.unlink(missing_ok=True)
         raise UserError(f"{folder}: the report cannot be written: {error.strerror or error}") from None

@@ -8,12 +8,30 @@ from typing import Any
 import numpy as np
 
 from steelyard.codecs import Codec, blob
+from steelyard.errors import UserError
 from steelyard.formats.base import base_config, is_plain, plain_pack, plain_stored, tensor_of
 from steelyard.spec import ModelSpec
 from steelyard.weights.layout import StoredTensor
 
 QUANT_METHOD = "steelyard"
 VERSION = 1
+
+
+def require_version(where: str, version: object) -> None:
+    """Refuse what a later program wrote.
+
+    Args:
+        where: the folder or file, for the message.
+        version: as its config has it.
+
+    Raises:
+        UserError: if it is not the version this program reads.
+    """
+    if version != VERSION:
+        raise UserError(
+            f"{where}: version {version} of the steelyard format; this program reads version {VERSION}, "
+            "update steelyard"
+        )
 
 
 class NativeFormat:
