@@ -26,9 +26,7 @@ class CalibrationOptions(BaseModel):
     sequence_length: int = Field(default=256, ge=8, description="tokens in a window")
     batch_tokens: int = Field(default=4096, ge=8, description="tokens run at once")
     seed: int = Field(default=0, description="decides which texts, which windows and the sampled labels")
-    activation_bytes: int = Field(
-        default=1 << 30, ge=0, description="hidden states kept in memory; more go to disk"
-    )
+    activation_bytes: int = Field(default=1 << 30, ge=0, description="hidden states kept in memory; others on disk")
 
 
 @dataclass(frozen=True)
@@ -167,7 +165,7 @@ class Calibration:
         return self._arrays.tensor(f"token_counts.{name}")
 
     def token_shares(self, name: str) -> np.ndarray:
-        """Return how much of an embedding's Fisher information lies in each row, [vocabulary] float32, summing to 1.
+        """Return how much of an embedding's Fisher information lies in each row: [vocabulary] float32, sum 1.
 
         A token's share is its smoothed frequency times its Fisher information per use. Both are shrunk, because
         most tokens are rare: unseen tokens get, evenly, the probability of tokens seen once (Good & Turing), and

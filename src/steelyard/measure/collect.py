@@ -156,13 +156,16 @@ class _Run:
 
     def _block(self, index: int, calls: Sequence[Sequence[Call]], store: ActivationStore) -> None:
         """Run a block again, and replace the gradient after it by the gradient before it."""
+        import torch
+
         parameters = self.runner.skeleton.parameters_of(self.runner.skeleton.block_names[index])
         taps = Taps(_linear_maps(self.runner, parameters))
         with self.runner.block(index) as block, taps.attached():
             for number, batch in enumerate(self.batches):
                 taps.begin(batch)
                 entering = store.get((index, number)).requires_grad_(True)
-                self.runner.run_block(block, entering, calls[number][index]).backward(store.get(number))
+                leaving = self.runner.run_block(block, entering, calls[number][index])
+                torch.autograd.backward(leaving, store.get(number))
                 assert entering.grad is not None
                 store.put(number, entering.grad)
                 store.drop((index, number))
@@ -171,6 +174,8 @@ class _Run:
 
     def _embedding(self, store: ActivationStore) -> list[str]:
         """Counts and gradient moments of the token embedding, from the gradient before the first block."""
+        import torch
+
         skeleton = self.runner.skeleton
         module = skeleton.module.get_input_embeddings()
         name = skeleton.stored[f"{skeleton.input_embedding}.weight"]
@@ -189,7 +194,7 @@ class _Run:
                 for number, batch in enumerate(self.batches):
                     looked_up.clear()
                     entering, _ = self.runner.enter(batch)
-                    entering.backward(store.get(number))
+                    torch.autograd.backward(entering, store.get(number))
                     gradient = looked_up[0].grad
                     assert gradient is not None
                     _add_lookups(batch, gradient.numpy(), counts, per_token, per_channel)

@@ -35,9 +35,7 @@ class EvaluationOptions(BaseModel):
     sequence_length: int = Field(default=256, ge=8, description="tokens in a window")
     batch_tokens: int = Field(default=4096, ge=8, description="tokens run at once")
     seed: int = Field(default=0, description="decides which texts, which windows and the resamples")
-    activation_bytes: int = Field(
-        default=1 << 30, ge=0, description="hidden states kept in memory; more go to disk"
-    )
+    activation_bytes: int = Field(default=1 << 30, ge=0, description="hidden states kept in memory; others on disk")
 
 
 class Evaluator:

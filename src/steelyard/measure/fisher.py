@@ -79,7 +79,7 @@ def language_gradient(
                 taps.add_rows(head, (variance.T @ lengths.flatten()).double().numpy())
             labels = _sample(probabilities, part, data, seed)
             slope.scatter_add_(2, labels[..., None], -scored[..., None].to(slope.dtype))
-        logits.backward(slope)
+        torch.autograd.backward(logits, slope)
         assert entering.grad is not None
         gradient[rows] = entering.grad
     return gradient
@@ -109,7 +109,7 @@ def embedding_gradient(
             for number in batch.windows
         ]
     )
-    embedding.backward(torch.from_numpy(probes.astype(np.float32)))
+    torch.autograd.backward(embedding, torch.from_numpy(probes.astype(np.float32)))
     assert entering.grad is not None
     return entering.grad
 

@@ -72,7 +72,7 @@ def language_measurement(
     draws = resamples(units, RESAMPLES, seed)
     tokens = per_unit["tokens"]
     loss = ratio(per_unit["loss"], tokens, draws)
-    found: dict[str, Estimate] = {
+    found: dict[str, Any] = {
         "loss": loss,
         "perplexity": Estimate(*(float(np.exp(min(v, 700.0))) for v in (loss.value, loss.low, loss.high))),
     }
@@ -91,7 +91,7 @@ def language_measurement(
         task=task,
         data=data.description,
         tokens=int(tokens.sum()),
-        per_document=_per_document(sums | {"bytes": nbytes}, data),
+        per_document=_per_document({**sums, "bytes": nbytes}, data),
         **_counts(data, resampled),
         **found,
     )
@@ -106,7 +106,8 @@ def embedding_measurement(
     distance = cosine_distance(embeddings, base_embeddings)
     count = np.bincount(unit_of, minlength=units).astype(np.float64)
     damage = ratio(np.bincount(unit_of, distance, units), count, draws)
-    found = {"cosine_distance": damage, "cosine": Estimate(1 - damage.value, 1 - damage.high, 1 - damage.low)}
+    cosine = Estimate(1 - damage.value, 1 - damage.high, 1 - damage.low)
+    found: dict[str, Any] = {"cosine_distance": damage, "cosine": cosine}
     if len(embeddings) > 2:
         found["rank_correlation"] = rank_correlation(embeddings, base_embeddings, unit_of, draws)
     return Measurement(
@@ -124,7 +125,8 @@ def embedding_measurement(
 def cosine_distance(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return 1 - cosine of matching rows [n] float64, exact also where it is tiny."""
     a, b = (
-        e.astype(np.float64) / np.linalg.norm(e.astype(np.float64), axis=1, keepdims=True) for e in (first, second)
+        rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        for rows in (first.astype(np.float64), second.astype(np.float64))
     )
     return np.asarray(0.5 * ((a - b) ** 2).sum(1))
 

@@ -93,7 +93,7 @@ class Skeleton:
         owner._parameters[leaf] = torch.nn.Parameter(value, requires_grad=False)
 
     def _name_of(self, module: nn.Module) -> str:
-        return next(name for name, candidate in self.module.named_modules() if candidate is module)
+        return next(str(name) for name, candidate in self.module.named_modules() if candidate is module)
 
     def _check(self, missing: list[str]) -> None:
         # A pooler that was never stored is not built; anything else that is missing would be random.
@@ -131,9 +131,8 @@ def _build(model: Model) -> Any:
         config.pop(name, None)
     settings = CONFIG_MAPPING[kind].from_dict(config)
     settings.use_cache = False
-    builder: Any = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder": AutoModel}[
-        model.task
-    ]
+    builders = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder": AutoModel}
+    builder: Any = builders[model.task]
     extra: dict[str, Any] = {"dtype": torch.float32}
     if model.task == "encoder" and not any(".pooler." in f".{name}" for name in model.source.names):
         extra["add_pooling_layer"] = False

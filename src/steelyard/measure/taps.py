@@ -33,8 +33,8 @@ class InputMoment:
 
     def mean(self) -> np.ndarray:
         """Mean of x x^T [in, in] float64, exactly symmetric."""
-        mean: np.ndarray = self.outer / max(self.rows, 1)
-        return (mean + mean.T) / 2
+        mean = self.outer / max(self.rows, 1)
+        return np.asarray((mean + mean.T) / 2)
 
 
 @dataclass

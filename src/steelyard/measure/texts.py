@@ -12,33 +12,12 @@ import numpy as np
 
 from steelyard.errors import UserError
 
-TEXT_SUFFIXES = frozenset(
-    [
-        ".txt",
-        ".md",
-        ".rst",
-        ".tex",
-        ".html",
-        ".xml",
-        ".csv",
-        ".py",
-        ".pyi",
-        ".c",
-        ".h",
-        ".cc",
-        ".cpp",
-        ".hpp",
-        ".rs",
-        ".go",
-        ".java",
-        ".js",
-        ".ts",
-        ".sh",
-        ".toml",
-        ".yaml",
-        ".yml",
-    ]
-)
+# fmt: off
+TEXT_SUFFIXES = frozenset({
+    ".txt", ".md", ".rst", ".tex", ".html", ".xml", ".csv", ".py", ".pyi", ".c", ".h", ".cc", ".cpp", ".hpp", ".rs",
+    ".go", ".java", ".js", ".ts", ".sh", ".toml", ".yaml", ".yml",
+})
+# fmt: on
 TOKEN_SUFFIXES = frozenset({".npy", ".bin"})
 
 
@@ -55,6 +34,10 @@ class Document:
     name: str
     text: str | None = None
     tokens: np.ndarray | None = None
+
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing in it."""
+        return not (self.text or "").strip() if self.tokens is None else self.tokens.size == 0
 
     def digest(self) -> str:
         """Hash of the content: the same content has the same digest under any name."""
@@ -107,7 +90,7 @@ class Corpus:
                 Document(first, tokens=document.tokens[:place]),
                 Document(second, tokens=document.tokens[place:]),
             )
-        if any(not (piece.text or "").strip() and not np.size(piece.tokens) for piece in pieces):
+        if any(piece.is_empty() for piece in pieces):
             raise UserError(f"{document.name} is too short to calibrate on and measure with; pass more text")
         return (
             Corpus(pieces[:1], f"{self.description}; the beginning of its only document for calibration"),

@@ -202,10 +202,13 @@ def _windows(
     length: int,
     location: str,
 ) -> list[Window]:
+    prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
+    start: int | None = None
     if document.text is None:
         assert document.tokens is not None
         tokens = document.tokens[: sequences * length + 1]
-        prefix, suffix, start, ends = (), (), None, _decoded_ends(tokenizer, tokens, length)
+        ends = _decoded_ends(tokenizer, tokens, length)
     else:
         tokenizer = require_tokenizer(tokenizer, location)
         encoding = tokenizer.encode(document.text[: sequences * length * _CHARACTERS_PER_TOKEN])
@@ -276,7 +279,7 @@ def _bytes_between(ends: np.ndarray | None, place: int, stop: int) -> int | None
 
 
 def _decoded_ends(tokenizer: ModelTokenizer | None, tokens: np.ndarray, length: int) -> np.ndarray | None:
-    """Where each token would end in the text, by decoding stretches of `length` tokens; exact at their ends only."""
+    """Where each token would end in the text, by decoding stretches of `length` tokens; exact at their ends."""
     if tokenizer is None:
         return None
     ends = np.zeros(len(tokens), dtype=np.int64)
