@@ -59,7 +59,7 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
     from steelyard.measure.windows import cut
 
     model = open_model(opened.checkpoint.location)
-    texts, held_out = _corpora(model, options, progress)
+    texts, held_out = texts_of(model, options, progress)
     kept = Path(options.calibration) if options.calibration else work / "calibration.safetensors"
     if kept.exists():
         identity = model_identity(model.source)
@@ -85,7 +85,7 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
     return Learned(calibration, model, held_out, calibration.description, ())
 
 
-def _corpora(model: Model, options: FitOptions, progress: Progress) -> tuple[Corpus, Corpus]:
+def texts_of(model: Model, options: FitOptions, progress: Progress = SILENT) -> tuple[Corpus, Corpus]:
     """Return the texts to calibrate on and, disjoint from them, those to measure on."""
     from steelyard.measure.defaults import default_corpora
     from steelyard.measure.texts import load_documents
