@@ -2,8 +2,8 @@
 
     python benchmarks/fit.py [--models reference minilm] [--quick] [--out FOLDER]
 
-Makes the peers' environment on first use (benchmarks/.peers, from benchmarks/peers/requirements.txt). Every peer gets
-the calibration tokens `fit` gets. A peer is judged by the bytes of the weight files it saves and by the weights it
+Makes the peers' environment on first use (benchmarks/.peers, from benchmarks/peers/requirements.txt). Every peer
+gets the calibration tokens `fit` gets. A peer is judged by the bytes of the weight files it saves and by the weights it
 computes with, measured by one program on the same held-out text. Two tables a model: budgets in bits per stored
 parameter with the best peer that fits each, and each peer's result beside `fit` at exactly the peer's bytes.
 """
@@ -177,7 +177,8 @@ class Bench:
         target = self.out / f"{self.name}-fit"
         words = [program, "fit", str(self.opened.checkpoint.folder), "--bits", "4", "--format", "steelyard"]
         script = (
-            "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode;"
+            "import resource, subprocess, sys;"
+            "code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode;"
             "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
         )
         began = time.monotonic()
@@ -247,9 +248,8 @@ def run(model: str, out: Path, quick: bool) -> None:
         ratio = f"{native.damage / best.damage:6.2f}" if native and best else "     -"
         other = f"{best.damage:.5f} {best.name}" if best else "none fits"
         print(f"{bits:5g} {budget:10,} {_damage(native)} {_damage(ecosystem)}   {ratio}  {other}", flush=True)
-    print(
-        f"\n{'bytes':>10} {'bits':>6} {'peer':>10} {'fit':>10} {'fit, c-t':>10} {'fit/peer':>9} {'s':>7} {'MB':>6}  peer"
-    )
+    heads = f"{'bytes':>10} {'bits':>6} {'peer':>10} {'fit':>10} {'fit, c-t':>10} {'fit/peer':>9}"
+    print(f"\n{heads} {'s':>7} {'MB':>6}  peer")
     for row in sorted([*others, *uniform], key=lambda row: row.nbytes):
         native, ecosystem = bench.fit("steelyard", row.nbytes), bench.fit("compressed-tensors", row.nbytes)
         ratio = f"{native.damage / row.damage:9.2f}" if native and row.damage > 0 else "        -"

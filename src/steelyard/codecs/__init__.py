@@ -10,8 +10,8 @@ import importlib
 import pkgutil
 
 from steelyard.codecs.base import Codec, Parts, check_parts, from_dict, names
-from steelyard.codecs.blob import blob, split
-from steelyard.codecs.chunks import chunks, relative_error, slice_parts
+from steelyard.codecs.blobs import blob, split
+from steelyard.codecs.by_rows import chunks, relative_error, slice_parts
 from steelyard.codecs.dense import DenseCodec
 from steelyard.codecs.integer import IntegerCodec
 from steelyard.codecs.low_rank import LowRankCodec

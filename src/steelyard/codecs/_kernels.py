@@ -30,7 +30,7 @@ class _Kernel:
     """A function compiled for the given argument types at its first call, or then taken from the disk cache.
 
     The types are fixed so that read-only (memory-mapped) arrays share the code of others. The cache lies beside
-    this file, or in the user's cache folder where that cannot be written.
+    this file, or in the user's cache folder where that cannot be written; where neither can be, there is none.
     """
 
     def __init__(self, function: Callable[..., Any], signatures: tuple[Any, ...]) -> None:
@@ -41,9 +41,18 @@ class _Kernel:
     def __call__(self, *arguments: Any) -> Any:
         if self._compiled is None:
             with self._lock:
-                if self._compiled is None:
-                    self._compiled = numba.njit(list(self._signatures), cache=True, nogil=True)(self._function)
+                self._compiled = self._compiled or self._compile()
         return self._compiled(*arguments)
+
+    def _compile(self) -> Callable[..., Any]:
+        def build(cache: bool) -> Callable[..., Any]:
+            compiled = numba.njit(list(self._signatures), cache=cache, nogil=True)(self._function)
+            return cast(Callable[..., Any], compiled)
+
+        try:
+            return build(cache=True)
+        except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write there
+            return build(cache=False)
 
 
 def _kernel(*signatures: Any) -> Callable[[Callable[..., Any]], _Kernel]:

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.chunks import encode_by_rows
-from steelyard.codecs.rows import require_finite
+from steelyard.codecs.by_rows import encode_by_rows
+from steelyard.codecs.rows import cast, require_finite
 from steelyard.errors import UserError
 
 _DTYPES = ("F32", "BF16", "F16", "F8_E4M3")
@@ -68,12 +68,7 @@ class DenseCodec(Codec):
         require_finite(name, rows, first_row)
         if self.dtype == "F8_E4M3":
             return self._scaled(rows)
-        with np.errstate(over="ignore"):
-            cast = np.ascontiguousarray(rows.astype(numpy_type(self.dtype), copy=False))
-        if self.dtype == "F16" and rows.size and not np.isfinite(largest := float(np.abs(cast).max())):
-            largest = float(np.abs(rows.astype(np.float32)).max())
-            raise UserError(f"{name} holds {largest:g}, beyond float16's 65504; store it as BF16 or F32")
-        return {"weight": cast}
+        return {"weight": cast(name, rows, numpy_type(self.dtype), first_row)}
 
     def _scaled(self, rows: np.ndarray) -> Parts:
         out, _ = matrix(self, rows.shape)

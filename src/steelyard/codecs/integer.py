@@ -10,7 +10,7 @@ import numpy as np
 
 from steelyard.codecs import rows as native
 from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.chunks import chunks, encode_by_rows
+from steelyard.codecs.by_rows import chunks, encode_by_rows
 from steelyard.errors import UserError
 from steelyard.parallel import map_threads
 
@@ -156,6 +156,8 @@ class IntegerCodec(Codec):
         lost, kept = _kernels.residual(
             bits.view(np.uint8), kind, self.bits, group, packed, scale, self._zeros(parts, out)
         )
+        if not (np.isfinite(lost + kept) and kept > 0):  # squares beyond float32, or all below it
+            return super().residual(rows, parts)
         return float(lost), float(kept)
 
     def quantize_with(self, weight: np.ndarray, scale: np.ndarray, zero: np.ndarray | None = None) -> np.ndarray:

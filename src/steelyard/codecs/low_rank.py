@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.rows import require_finite
+from steelyard.codecs.rows import cast, require_finite
 from steelyard.errors import UserError
 
 _DTYPES = ("F32", "BF16", "F16")
@@ -52,9 +52,9 @@ class LowRankCodec(Codec):
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
         """Return the nearest product in the Frobenius norm (Eckart and Young 1936)."""
         require_finite(name, weight)
-        return self.factor(weight)
+        return self.factor(weight, name=name)
 
-    def factor(self, weight: np.ndarray, second_moment: np.ndarray | None = None) -> Parts:
+    def factor(self, weight: np.ndarray, second_moment: np.ndarray | None = None, name: str = "weight") -> Parts:
         """Return the factors that minimise trace((W - BA) H (W - BA)^T).
 
         With H = L L^T the best product is U U^T W, U being the leading left singular vectors of W L, which are
@@ -65,18 +65,19 @@ class LowRankCodec(Codec):
             weight: W, float [out, in].
             second_moment: H, symmetric and not negative [in, in], the mean of x x^T over inputs x; None for the
                 identity.
+            name: what errors call the tensor.
         """
         shape = matrix(self, weight.shape)
-        types = self.parts(shape)
+        self.parts(shape)
+        dtype = numpy_type(self.dtype)
         wide = weight.astype(np.float64)
         left = _leading_left(wide, second_moment, self.rank)
-        right = left.T @ wide
         # Equal norms of each column of B and row of A keep both within the range of 16-bit floats.
-        norms = np.sqrt(np.linalg.norm(right, axis=1))
-        b = (left * norms).astype(np.float32).astype(numpy_type(types["lora_b"][0]))
-        rounded = b.astype(np.float64)
-        a = np.linalg.lstsq(rounded, wide, rcond=None)[0]
-        return {"lora_b": b, "lora_a": a.astype(np.float32).astype(numpy_type(types["lora_a"][0]))}
+        norms = np.sqrt(np.linalg.norm(left.T @ wide, axis=1))
+        b = cast(f"factor B of {name}", (left * norms).astype(np.float32), dtype)
+        # Columns of B that are zero, as where the weight has a lower rank, leave A undetermined: least norm.
+        a = np.linalg.lstsq(b.astype(np.float64), wide, rcond=None)[0]
+        return {"lora_b": b, "lora_a": cast(f"factor A of {name}", a.astype(np.float32), dtype)}
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: Shape) -> np.ndarray:
         """Return B A as float32."""
@@ -90,14 +91,21 @@ def _leading_left(weight: np.ndarray, second_moment: np.ndarray | None, rank: in
     out, columns = weight.shape
     if out <= columns:
         weighted = weight if second_moment is None else weight @ second_moment.astype(np.float64)
-        gram = weighted @ weight.T
-        vectors = np.linalg.eigh((gram + gram.T) / 2)[1][:, ::-1][:, :rank]
+        vectors = _leading(weighted @ weight.T, rank)
     else:
         product = weight if second_moment is None else weight @ _root(second_moment.astype(np.float64))
-        right = np.linalg.eigh(product.T @ product)[1][:, ::-1][:, :rank]
-        vectors = np.linalg.qr(product @ right)[0]
+        vectors = np.linalg.qr(product @ _leading(product.T @ product, rank))[0]
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(rank)])
     return vectors * np.where(signs == 0, 1.0, signs)
+
+
+def _leading(gram: np.ndarray, rank: int) -> np.ndarray:
+    """Return the eigenvectors [n, rank] of the largest eigenvalues of a symmetric matrix, largest first."""
+    from scipy.linalg import eigh
+
+    size = gram.shape[0]
+    vectors: np.ndarray = eigh((gram + gram.T) / 2, subset_by_index=(size - rank, size - 1))[1]
+    return vectors[:, ::-1]
 
 
 def _root(second_moment: np.ndarray) -> np.ndarray:

@@ -47,19 +47,36 @@ def require_finite(name: str, weight: np.ndarray, first_row: int = 0) -> None:
     Raises:
         UserError: naming the tensor, the value and the first place.
     """
+    if (place := _first_not_finite(weight)) is not None:
+        at = [place[0] + first_row, *place[1:]] if place else []
+        raise UserError(f"{name} holds {float(weight[place])} at {at}; repair the checkpoint or leave it as it is")
+
+
+def cast(name: str, weight: np.ndarray, dtype: np.dtype[Any], first_row: int = 0) -> np.ndarray:
+    """Return a finite array as another float type, rounded half to even; contiguous, and a view where it can be.
+
+    Raises:
+        UserError: if a value lies beyond the type, naming the tensor, the value and the first place.
+    """
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(weight.astype(dtype, copy=False)).reshape(weight.shape)
+    if dtype.itemsize < weight.dtype.itemsize or dtype == np.float16:
+        place = _first_not_finite(result)
+        if place is not None:
+            at = [place[0] + first_row, *place[1:]] if place else []
+            raise UserError(
+                f"{name} holds {float(weight[place]):g} at {at}, beyond {dtype.name}; store it in a wider type"
+            )
+    return result
+
+
+def _first_not_finite(weight: np.ndarray) -> tuple[int, ...] | None:
     from steelyard.codecs import _kernels
 
     bits, _, infinity = float_bits(weight)
-    kind = bits.dtype.type
-    mask = np.iinfo(kind).max >> 1
-    index = int(_kernels.first_not_finite(bits.reshape(-1), kind(mask), kind(infinity)))
-    if index < 0:
-        return
-    place = [int(axis) for axis in np.unravel_index(index, weight.shape)]
-    value = float(weight[tuple(place)])
-    if place:
-        place[0] += first_row
-    raise UserError(f"{name} holds {value} at {place}; repair the checkpoint or leave this tensor as it is")
+    integer = bits.dtype.type
+    index = int(_kernels.first_not_finite(bits.reshape(-1), integer(np.iinfo(integer).max >> 1), integer(infinity)))
+    return None if index < 0 else tuple(int(axis) for axis in np.unravel_index(index, weight.shape))
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:

@@ -47,14 +47,18 @@ class SumCodec(Codec):
 
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
         """Encode the base, then the residual."""
-        return self.correct(weight, self.base.encode(weight, name))
+        return self.correct(weight, self.base.encode(weight, name), name=name)
 
     def correct(
-        self, weight: np.ndarray, base_parts: Mapping[str, np.ndarray], second_moment: np.ndarray | None = None
+        self,
+        weight: np.ndarray,
+        base_parts: Mapping[str, np.ndarray],
+        second_moment: np.ndarray | None = None,
+        name: str = "weight",
     ) -> Parts:
         """Add to an encoded base the correction that is best under `second_moment` (see `LowRankCodec.factor`)."""
         residual = weight.astype(np.float32) - self.base.decode(base_parts, weight.shape)
-        return {**base_parts, **self.correction.factor(residual, second_moment)}
+        return {**base_parts, **self.correction.factor(residual, second_moment, name)}
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: Shape) -> np.ndarray:
         """Return base + correction as float32."""

@@ -14,6 +14,8 @@ from steelyard.weights.layout import StoredTensor
 PLAIN = ("F32", "F16", "BF16")
 """Types in which a tensor is stored under its own name, for any loader to cast."""
 
+_CONFIG_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
 
 class Format(Protocol):
     """A way of writing a plan into a folder. Names are those of the result's tensors.
@@ -73,9 +75,47 @@ def plain_pack(spec: ModelSpec, name: str, codec: Codec, parts: Mapping[str, np.
     return {name: np.ascontiguousarray(array.T) if tensor_of(spec, name).transposed else array}
 
 
+def load_dtype(spec: ModelSpec) -> str:
+    """Return the type transformers loads the model in: its config's, else that of most of its bytes."""
+    text = spec.config.get("text_config")
+    for config in (spec.config, text if isinstance(text, Mapping) else {}):
+        for key in ("dtype", "torch_dtype"):
+            named = str(config.get(key)).removeprefix("torch.")
+            if named in _CONFIG_NAMES:
+                return _CONFIG_NAMES[named]
+    sizes = dict.fromkeys(PLAIN, 0)
+    for tensor in spec.tensors.values():
+        if tensor.dtype in sizes:
+            sizes[tensor.dtype] += tensor.nbytes
+    return max(PLAIN, key=lambda dtype: sizes[dtype])
+
+
+def loads_exactly(spec: ModelSpec, dtype: str) -> bool:
+    """Tell whether numbers of a type survive the loader's cast to the model's type."""
+    return load_dtype(spec) in ("F32", dtype)
+
+
+def scale_dtype(spec: ModelSpec) -> str:
+    """Return the 16-bit type that scales keep when the model is loaded: of its own type, or float16 for float32."""
+    return "BF16" if load_dtype(spec) == "BF16" else "F16"
+
+
+def group_constraint(spec: ModelSpec) -> dict[str, str]:
+    """Return, for tensors that inference engines run as one and that must share one codec, their group."""
+    return {member: group.name for group in spec.groups for member in group.members}
+
+
 def base_config(spec: ModelSpec, config: Mapping[str, Any], written: Mapping[str, Codec]) -> dict[str, Any]:
-    """Return the config without any quantization, untied where a tied copy is written by its own name."""
+    """Return the config without any quantization.
+
+    It is untied where a tied copy is written by its own name, or where the spec has no tie though the config
+    declares one (its values differ). It always says the type to load in: left to itself the loader takes that of the
+    first float in the file, which may be a scale.
+    """
     changed = {key: value for key, value in config.items() if key != "quantization_config"}
-    if any(name in spec.ties for name in written):
+    declared = spec.architecture.tied(config) if spec.architecture is not None else {}
+    if any(name in spec.ties for name in written) or (declared and not spec.ties):
         changed["tie_word_embeddings"] = False
+    if "dtype" not in changed and "torch_dtype" not in changed:
+        changed["dtype"] = {dtype: name for name, dtype in _CONFIG_NAMES.items()}[load_dtype(spec)]
     return changed

@@ -1,9 +1,14 @@
-"""The ecosystem's format: compressed-tensors, `pack-quantized` linears and `int-quantized` embedding tables.
+"""The ecosystem's format: compressed-tensors, each matrix in the layout of it that plain transformers loads.
 
-Linear maps are packed densely, each distinct scheme a group of the config that names its modules one by one.
-Embedding tables load only where the module keeps a `weight`: as 8-bit integers with one scale a row. A packed
-table fails at load ("'Embedding' object has no attribute 'weight'"), and so does a tied table in any integer
-form; a tied pair is therefore left as it is, or written apart with `tie_word_embeddings` off.
+| tensor | codec | layout |
+| --- | --- | --- |
+| linear map | integers of 2 to 8 bits | `pack-quantized`: weight_packed, weight_scale, weight_shape, weight_zero_point |
+| embedding table | integers of 8 bits | `int-quantized`: weight (I8), weight_scale, weight_zero_point |
+| either | 8-bit floats | `float-quantized`: weight (F8_E4M3), weight_scale |
+
+The loader needs a `weight` in an embedding table, so a packed one fails; and a tied table fails in every layout. A
+tied pair is therefore left as it is, or written apart with `tie_word_embeddings` off. Scales are cast to the model's
+type on loading, so only types that survive the cast are taken. Each fact: docs/formats/compressed-tensors.md.
 """
 
 from __future__ import annotations
@@ -13,47 +18,58 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.codecs import Codec, IntegerCodec, unpack
-from steelyard.formats.base import base_config, is_plain, plain_pack, plain_stored, tensor_of
+from steelyard.codecs import Codec, DenseCodec, IntegerCodec, unpack
+from steelyard.formats.base import base_config, is_plain, loads_exactly, plain_pack, plain_stored, tensor_of
+from steelyard.formats.targets import make_targets, module_name
 from steelyard.spec import ModelSpec
-from steelyard.spec.tensor import module_of
 from steelyard.weights.layout import StoredTensor
 
+QUANT_METHOD = "compressed-tensors"
 PACKED = "pack-quantized"
 INTEGERS = "int-quantized"
+FLOATS = "float-quantized"
+
+_SCALES = "weight_scale"
+_ZEROS = "weight_zero_point"
 
 
 class CompressedTensorsFormat:
-    """Integers in compressed-tensors' layouts; everything else as plain floats."""
+    """Integers and 8-bit floats in compressed-tensors' layouts; everything else as plain floats."""
 
-    name = "compressed-tensors"
+    name = QUANT_METHOD
     packs_tied = False
 
     def supports(self, spec: ModelSpec, name: str, codec: Codec) -> bool:
-        """Tell whether a tensor under this codec loads in plain transformers."""
-        if is_plain(codec):
-            return True
+        """Tell whether a tensor under this codec loads in plain transformers, exactly."""
+        if isinstance(codec, DenseCodec) and is_plain(codec):
+            return loads_exactly(spec, codec.dtype)
         tensor = tensor_of(spec, name)
-        if not isinstance(codec, IntegerCodec) or len(tensor.shape) != 2 or tensor.transposed:
+        if len(tensor.shape) != 2 or tensor.transposed or not name.endswith(".weight"):
             return False
-        if is_table(spec, name):
-            return codec.bits == 8 and codec.symmetric and codec.group_size is None
-        columns = tensor.matrix_shape[1]
-        # A last group that is shorter has no place in the layout, nor has a module without ".weight".
-        return name.endswith(".weight") and (codec.group_size is None or columns % codec.group_size == 0)
+        scales = codec.parts(tensor.matrix_shape).get(_SCALES)
+        if scales is None or not loads_exactly(spec, scales[0]):
+            return False
+        if isinstance(codec, IntegerCodec):
+            # A last group that is shorter has no place in these layouts.
+            divides = codec.group_size is None or tensor.matrix_shape[1] % codec.group_size == 0
+            return divides and (codec.bits == 8 or not is_table(spec, name))
+        return isinstance(codec, DenseCodec)
 
     def stored(self, spec: ModelSpec, name: str, codec: Codec) -> list[StoredTensor]:
-        """Return the packed words, scales, zero points and shape, or 8-bit integers and scales."""
+        """Return the tensors of the layout."""
         if is_plain(codec):
             return plain_stored(spec, name, codec)
         shape = tensor_of(spec, name).matrix_shape
         parts = codec.parts(shape)
-        module = module_of(name)
-        if is_table(spec, name):
-            dtype, scale = parts["weight_scale"]
-            return [StoredTensor(name, "I8", shape), StoredTensor(f"{module}.weight_scale", dtype, scale)]
-        packed = [StoredTensor(f"{module}.{part}", dtype, size) for part, (dtype, size) in parts.items()]
-        return [*packed, StoredTensor(f"{module}.weight_shape", "I64", (2,))]
+        module = module_name(spec, name)
+        layout = layout_of(spec, name, codec)
+        if layout == PACKED:
+            packed = [StoredTensor(f"{module}.{part}", dtype, size) for part, (dtype, size) in parts.items()]
+            return [*packed, StoredTensor(f"{module}.weight_shape", "I64", (2,))]
+        weight = StoredTensor(f"{module}.weight", "I8" if layout == INTEGERS else "F8_E4M3", shape)
+        dtype, size = parts[_SCALES]
+        stored = [weight, StoredTensor(f"{module}.{_SCALES}", dtype, size)]
+        return [*stored, StoredTensor(f"{module}.{_ZEROS}", "I8", size)] if _ZEROS in parts else stored
 
     def pack(
         self, spec: ModelSpec, name: str, codec: Codec, parts: Mapping[str, np.ndarray]
@@ -62,43 +78,48 @@ class CompressedTensorsFormat:
         if is_plain(codec):
             return plain_pack(spec, name, codec, parts)
         shape = tensor_of(spec, name).matrix_shape
-        module = module_of(name)
-        if is_table(spec, name):
-            codes = unpack(parts["weight_packed"], 8, shape[1])
-            return {name: codes, f"{module}.weight_scale": parts["weight_scale"]}
-        packed = {f"{module}.{part}": array for part, array in parts.items()}
-        return {**packed, f"{module}.weight_shape": np.array(shape, dtype=np.int64)}
+        arrays = dict(parts)
+        layout = layout_of(spec, name, codec)
+        if layout == PACKED:
+            arrays["weight_shape"] = np.array(shape, dtype=np.int64)
+        elif layout == INTEGERS:
+            arrays["weight"] = unpack(arrays.pop("weight_packed"), 8, shape[1])
+            if _ZEROS in arrays:
+                arrays[_ZEROS] = np.ascontiguousarray(unpack(np.ascontiguousarray(arrays[_ZEROS].T), 8, shape[0]).T)
+        module = module_name(spec, name)
+        return {f"{module}.{part}": array for part, array in arrays.items()}
 
     def config(self, spec: ModelSpec, config: Mapping[str, Any], codecs: Mapping[str, Codec]) -> dict[str, Any]:
         """Return the config with one group for each scheme and every other matrix under `ignore`."""
         changed = base_config(spec, config, codecs)
-        schemes: dict[tuple[str, IntegerCodec], list[str]] = {}
+        schemes: dict[tuple[str, str], tuple[dict[str, Any], list[str]]] = {}
         for name, codec in codecs.items():
-            if isinstance(codec, IntegerCodec):
-                layout = INTEGERS if is_table(spec, name) else PACKED
-                schemes.setdefault((layout, codec), []).append(module_of(name))
+            if not is_plain(codec):
+                layout, arguments = layout_of(spec, name, codec), _arguments(codec)
+                scheme = schemes.setdefault((layout, str(arguments)), (arguments, []))
+                scheme[1].append(module_name(spec, name))
         if not schemes:
             return changed
-        encoded = {module for modules in schemes.values() for module in modules}
-        matrices = [n for n, tensor in spec.tensors.items() if tensor.kind in ("linear", "embedding")]
-        tied = [alias for alias in spec.ties if not alias.endswith(".bias")]
         layouts = {layout for layout, _ in schemes}
         changed["quantization_config"] = {
-            "quant_method": "compressed-tensors",
+            "quant_method": QUANT_METHOD,
             "format": layouts.pop() if len(schemes) == 1 else "mixed-precision",
             "quantization_status": "compressed",
             "global_compression_ratio": None,
             "kv_cache_scheme": None,
-            "ignore": [module_of(n) for n in [*matrices, *tied] if module_of(n) not in encoded],
+            # Unpacked while loading. By default it waits for the model to be called, which callers of `forward`
+            # such as sentence-transformers never do.
+            "dequantize": True,
+            "ignore": _ignored(spec, {module for _, modules in schemes.values() for module in modules}),
             "config_groups": {
                 f"group_{number}": {
-                    "targets": modules,
+                    "targets": make_targets(spec, modules),
                     "format": layout,
-                    "weights": _arguments(codec),
+                    "weights": arguments,
                     "input_activations": None,
                     "output_activations": None,
                 }
-                for number, ((layout, codec), modules) in enumerate(schemes.items())
+                for number, ((layout, _), (arguments, modules)) in enumerate(schemes.items())
             },
         }
         return changed
@@ -109,12 +130,28 @@ def is_table(spec: ModelSpec, name: str) -> bool:
     return name not in spec.ties and tensor_of(spec, name).kind == "embedding"
 
 
-def _arguments(codec: IntegerCodec) -> dict[str, Any]:
+def layout_of(spec: ModelSpec, name: str, codec: Codec) -> str:
+    """Return the layout a tensor is written in."""
+    if isinstance(codec, DenseCodec):
+        return FLOATS
+    return INTEGERS if is_table(spec, name) else PACKED
+
+
+def _ignored(spec: ModelSpec, encoded: set[str]) -> list[str]:
+    matrices = [name for name, tensor in spec.tensors.items() if tensor.kind in ("linear", "embedding")]
+    heads = [alias for alias in spec.ties if alias.endswith(".weight")]
+    modules = [module_name(spec, name) for name in [*matrices, *heads]]
+    return [module for module in modules if module not in encoded]
+
+
+def _arguments(codec: Codec) -> dict[str, Any]:
+    floats = isinstance(codec, DenseCodec)
+    group = codec.group_size if isinstance(codec, IntegerCodec) else None
     return {
-        "num_bits": codec.bits,
-        "type": "int",
-        "symmetric": codec.symmetric,
-        "strategy": "channel" if codec.group_size is None else "group",
-        "group_size": codec.group_size,
+        "num_bits": codec.bits if isinstance(codec, IntegerCodec) else 8,
+        "type": "float" if floats else "int",
+        "symmetric": floats or (isinstance(codec, IntegerCodec) and codec.symmetric),
+        "strategy": "channel" if group is None else "group",
+        "group_size": group,
         "dynamic": False,
     }

@@ -2,8 +2,8 @@
 
 Texts: `load_documents` and `default_corpora` give a `Corpus`; `cut` makes windows of tokens of it.
 Calibration: `calibrate` runs a model over texts and writes one file; `Calibration` reads it.
-Evaluation: `evaluate` measures one model, `Evaluator` several beside one base, `measure_loaded` a folder as plain
-transformers loads it.
+Evaluation: `Evaluator` measures models beside one base, `evaluate.evaluate` a folder in one call, `measure_loaded`
+a folder as plain transformers loads it.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from steelyard.measure.calibration import Calibration, CalibrationOptions, DamageTerm
-    from steelyard.measure.collect import calibrate, collect
+    from steelyard.measure.collect import calibrate
     from steelyard.measure.defaults import DefaultCorpora, default_corpora
     from steelyard.measure.estimates import Estimate
-    from steelyard.measure.evaluate import EvaluationOptions, Evaluator, evaluate, held_out_windows
+    from steelyard.measure.evaluate import EvaluationOptions, Evaluator, held_out_windows
     from steelyard.measure.identity import model_identity
     from steelyard.measure.loaded import Loaded, measure_loaded
     from steelyard.measure.measurement import QUANTITIES, Measurement
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "calibration": ("Calibration", "CalibrationOptions", "DamageTerm"),
-    "collect": ("calibrate", "collect"),
+    "collect": ("calibrate",),
     "defaults": ("DefaultCorpora", "default_corpora"),
     "estimates": ("Estimate",),
-    "evaluate": ("EvaluationOptions", "Evaluator", "evaluate", "held_out_windows"),
+    "evaluate": ("EvaluationOptions", "Evaluator", "held_out_windows"),
     "identity": ("model_identity",),
     "loaded": ("Loaded", "measure_loaded"),
     "measurement": ("QUANTITIES", "Measurement"),
@@ -57,10 +57,8 @@ __all__ = [
     "TokenSet",
     "WeightSource",
     "calibrate",
-    "collect",
     "cut",
     "default_corpora",
-    "evaluate",
     "held_out_windows",
     "load_documents",
     "measure_loaded",

@@ -59,8 +59,8 @@ def default_corpora(
     sources, verdict = _sources(model, length)
     if not able and sources is None:
         raise UserError(
-            f"no text to measure {model.location} with: above {format_size(WHOLE_MODEL_BYTES)} in float32 it writes "
-            f"none itself, and {verdict}; pass text with --data"
+            f"no text to measure {model.location} with: above {format_size(WHOLE_MODEL_BYTES)} it writes none "
+            f"itself, and {verdict}; pass text with --data"
         )
     if sources is not None:
         own = generate(model, range(sequences // 2), length, seed, progress) if able else []
