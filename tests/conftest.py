@@ -1,0 +1,20 @@
+"""Fixtures that several floors share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tiny_llama import write_tiny
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that tests only read: a tiny Llama in float32, head and table apart."""
+    return write_tiny(tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that tests only read: a tiny Llama in bfloat16, the head tied to the table."""
+    return write_tiny(tmp_path_factory.mktemp("models") / "tied-llama", tied=True, dtype="bfloat16")
