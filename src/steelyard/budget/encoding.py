@@ -55,8 +55,8 @@ def encode(weight: np.ndarray, codec: Codec, rounding: str, statistics: Statisti
     return Encoded(result.parts(), result.decode())
 
 
-def encode_matrix(item: TensorPlan, codec: Codec, matrix: np.ndarray, known: Knowledge) -> Encoded:
-    """Encode a tensor as its plan says, from the type it is stored in.
+def encode_parts(item: TensorPlan, codec: Codec, matrix: np.ndarray, known: Knowledge) -> dict[str, np.ndarray]:
+    """Return the parts of a tensor encoded as its plan says.
 
     Args:
         item: the plan.
@@ -69,7 +69,6 @@ def encode_matrix(item: TensorPlan, codec: Codec, matrix: np.ndarray, known: Kno
     """
     if item.rounding == ABSMAX:
         # One pass over the stored bytes, without a float copy of the tensor.
-        parts = codec.encode(matrix, item.source)
-        return Encoded(parts, codec.decode(parts, matrix.shape))
+        return codec.encode(matrix, item.source)
     require_finite(item.source, matrix)
-    return encode(np.ascontiguousarray(matrix, dtype=np.float32), codec, item.rounding, known.statistics)
+    return encode(np.ascontiguousarray(matrix, dtype=np.float32), codec, item.rounding, known.statistics).parts

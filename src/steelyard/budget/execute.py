@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.budget.encoding import encode_matrix
+from steelyard.budget.encoding import encode_parts
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, stored_tensors
+from steelyard.codecs import relative_error
 from steelyard.formats import Format
-from steelyard.formats.verify import relative_error
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint
@@ -66,9 +66,9 @@ def write_plan(
                 writer.write(name, checkpoint.tensor(item.source))
         else:
             matrix = matrix_of(checkpoint, spec, item.source)
-            encoded = encode_matrix(item, item.codec, matrix, knowledge.of(name, apart))
-            errors[name] = relative_error(matrix, encoded.decoded)
-            packed = format.pack(spec, name, item.codec, encoded.parts)
+            parts = encode_parts(item, item.codec, matrix, knowledge.of(name, apart))
+            errors[name] = relative_error(item.codec, matrix, parts)
+            packed = format.pack(spec, name, item.codec, parts)
             for part in missing:
                 writer.write(part, packed[part])
         checkpoint.advise_done(item.source)

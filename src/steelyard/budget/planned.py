@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.budget.encoding import encode_matrix
+from steelyard.budget.encoding import encode_parts
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan
@@ -38,5 +38,6 @@ class PlannedSource:
         if item.codec is None:
             return self._opened.checkpoint.tensor(item.source)
         matrix = matrix_of(self._opened.checkpoint, self._opened.spec, item.source)
-        decoded = encode_matrix(item, item.codec, matrix, self._knowledge.of(name, self._apart)).decoded
+        parts = encode_parts(item, item.codec, matrix, self._knowledge.of(name, self._apart))
+        decoded = item.codec.decode(parts, matrix.shape)
         return decoded.T if self._opened.spec.tensors[item.source].transposed else decoded
