@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from steelyard.errors import UserError
 
@@ -22,6 +23,7 @@ _FACTORS = {
     "gib": 2**30,
     "tib": 2**40,
 }
+_LARGEST = 2**62
 _PATTERN = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?|\.[0-9]+)\s*([A-Za-z]*)\s*")
 
 
@@ -48,9 +50,12 @@ def parse_size(text: str | int) -> int:
             )
         number = match[1].replace("_", "")
         factor = _FACTORS[match[2].lower()]
-        size = int(float(number) * factor) if "." in number else int(number) * factor
+        # A fraction, since a float may be too small for the number.
+        size = int(Fraction(number) * factor)
     if size <= 0:
         raise UserError(f"a size must be above zero, got {text!r}")
+    if size > _LARGEST:
+        raise UserError(f"{str(text)[:40]!r} is more than any disk holds; the largest size is {_LARGEST:,} bytes")
     return size
 
 

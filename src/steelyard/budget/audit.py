@@ -28,7 +28,7 @@ def audit(folder: Path, against: str | None = None, progress: Progress = SILENT)
     record = folder / FILE_NAME
     if not record.is_file():
         raise UserError(f"{record} is missing; only folders that steelyard wrote can be verified")
-    sections = read(record.read_bytes())
+    sections = read(record)
     checks = [_hashes(folder, sections["outputs"])]
     if against is None:
         return checks

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from steelyard.budget.candidates import Effort
 
@@ -37,6 +38,13 @@ class FitOptions(BaseModel):
     verify: Literal["bytes", "load"] = Field("bytes", description="load: also load it in plain transformers")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
     seed: int = Field(0, description="seed of everything drawn")
+
+    @field_validator("curve")
+    @classmethod
+    def _widths(cls, curve: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < width < math.inf for width in curve):
+            raise ValueError("widths in bits are above zero and finite")
+        return curve
 
     @model_validator(mode="after")
     def _one_budget(self) -> FitOptions:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from steelyard.errors import UserError
@@ -56,16 +57,21 @@ def resolve_budget(
     if size is not None:
         return Budget(parse_size(size), f"{format_size(parse_size(size))} on disk")
     if bits is not None:
-        if not bits > 0:
-            raise UserError(f"--bits must be above zero, got {bits}")
+        if not 0 < bits < math.inf:
+            raise UserError(f"--bits must be above zero and finite, got {bits}")
         parameters = spec.parameter_count()
-        return Budget(int(bits * parameters / 8), f"{bits:g} bits for each of {parameters:,} parameters")
+        return Budget(_whole(bits * parameters / 8), f"{bits:g} bits for each of {parameters:,} parameters")
     if ratio is not None:
-        if not ratio > 0:
-            raise UserError(f"--ratio must be above zero, got {ratio}")
-        return Budget(int(ratio * source_bytes), f"{ratio:g} of {format_size(source_bytes)}")
+        if not 0 < ratio < math.inf:
+            raise UserError(f"--ratio must be above zero and finite, got {ratio}")
+        return Budget(_whole(ratio * source_bytes), f"{ratio:g} of {format_size(source_bytes)}")
     assert memory is not None
     return _from_memory(spec, parse_size(memory), context, batch)
+
+
+def _whole(nbytes: float) -> int:
+    """Return whole bytes, few enough for 64-bit sums."""
+    return int(min(nbytes, 2.0**62))
 
 
 def _from_memory(spec: ModelSpec, memory: int, context: int | None, batch: int) -> Budget:

@@ -51,7 +51,9 @@ def _option(name: str, field: Any) -> Callable[[Function], Function]:
         if origin is Literal:
             settings["type"] = click.Choice([str(choice) for choice in typing.get_args(kind)])
         elif origin in (tuple, list):
-            settings["callback"] = _split(typing.get_args(kind)[0])
+            item = typing.get_args(kind)[0]
+            # Annotated[float, ...] carries limits that the model checks; here only the type counts.
+            settings["callback"] = _split(getattr(item, "__origin__", item))
             settings["metavar"] = "A,B,..."
         elif kind in (int, float):
             settings["type"] = kind

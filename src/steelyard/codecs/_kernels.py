@@ -151,8 +151,6 @@ def asymmetric_scales(wide: np.ndarray, bits: int, kind: int, scales: np.ndarray
         smallest = np.int32(lowest ^ np.int32(np.int32(lowest >> np.int32(31)) & _ORDER)).view(np.float32)
         largest = np.int32(highest).view(np.float32)
         scale = np.float32(np.float32(largest - smallest) / steps)
-        if not scale < np.float32(np.inf):  # the difference overflowed though both ends are finite
-            scale = np.float32(np.float32(largest / steps) - np.float32(smallest / steps))
         scale = round_scale(scale, kind)
         zero = np.float32(np.rint(low - np.float32(smallest / scale)))
         scales[g] = scale

@@ -2,54 +2,45 @@
 
 from __future__ import annotations
 
-import fnmatch
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 
-from steelyard import codecs
-from steelyard.codecs import Codec, IntegerCodec, pack, split
-from steelyard.errors import UserError
-from steelyard.formats.compressed_tensors import INTEGERS, PACKED
-from steelyard.formats.native import QUANT_METHOD, VERSION
+from steelyard.codecs import Codec
+from steelyard.formats.entries import Entry, read_entries
 from steelyard.weights import Checkpoint
 
 
-@dataclass(frozen=True)
-class Entry:
-    """How one logical tensor is stored: its codec, its matrix shape, and the stored tensor of each part."""
-
-    codec: Codec
-    shape: tuple[int, int]
-    stored: Mapping[str, str]
-    transposed: bool = False
-
-
 class LogicalCheckpoint:
-    """Logical tensors of a dense, compressed-tensors (integers) or native folder.
+    """Logical tensors of a plain, compressed-tensors or native folder.
 
-    Use it in a `with` block or call `close`.
+    Use it in a `with` block or call `close`. Only headers are read until a tensor is asked for.
+
+    Attributes:
+        checkpoint: the stored tensors.
+        entries: how each encoded tensor is stored, by its name.
+
+    Example:
+        >>> with LogicalCheckpoint.open("path/to/model") as model:  # doctest: +SKIP
+        ...     {name: model.codec(name) for name in model.names}
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.entries: dict[str, Entry] = _entries(checkpoint)
+        self.entries: dict[str, Entry] = read_entries(checkpoint)
         parts = {stored for entry in self.entries.values() for stored in entry.stored.values()}
         shapes = {f"{name.removesuffix('.weight')}.weight_shape" for name in self.entries}
-        self._names = [name for name in checkpoint.names if name not in parts and name not in shapes]
-        self._names += [name for name in self.entries if name not in self._names]
+        plain = [name for name in checkpoint.names if name not in parts | shapes]
+        self._names = [*plain, *self.entries]
 
     @classmethod
     def open(cls, location: str | Path) -> LogicalCheckpoint:
-        """Open a folder.
+        """Open a folder, or anything else `weights.Checkpoint.open` takes.
 
         Raises:
-            UserError: if it is damaged, or quantized in a way that cannot be read yet.
+            UserError: if it is damaged, or quantized in a way that cannot be read.
         """
         checkpoint = Checkpoint.open(location)
         try:
@@ -68,6 +59,13 @@ class LogicalCheckpoint:
         """Names of the logical tensors."""
         return list(self._names)
 
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a logical tensor."""
+        entry = self.entries.get(name)
+        if entry is None:
+            return self.checkpoint.info(name).shape
+        return entry.shape[::-1] if entry.transposed else entry.shape
+
     def codec(self, name: str) -> Codec | None:
         """Return the codec of a tensor, None where it is stored as plain numbers."""
         entry = self.entries.get(name)
@@ -76,11 +74,18 @@ class LogicalCheckpoint:
     def stored_bytes(self, name: str) -> int:
         """Return the bytes of data that stand for a tensor."""
         entry = self.entries.get(name)
-        stored = [name] if entry is None else list(entry.stored.values())
-        return sum(self.checkpoint.info(part).nbytes for part in stored)
+        if entry is None:
+            return self.checkpoint.info(name).nbytes
+        told = f"{name.removesuffix('.weight')}.weight_shape"
+        names = [*entry.stored.values(), *([told] if told in self.checkpoint else [])]
+        return sum(self.checkpoint.info(stored).nbytes for stored in names)
 
     def tensor(self, name: str) -> np.ndarray:
-        """Return a tensor: float32 where it was encoded, else as it is stored."""
+        """Return a tensor: float32 where it was encoded, else as it is stored.
+
+        Raises:
+            UserError: if there is no such tensor, or its parts are not those of its codec.
+        """
         entry = self.entries.get(name)
         if entry is None:
             return self.checkpoint.tensor(name)
@@ -88,14 +93,8 @@ class LogicalCheckpoint:
         return np.ascontiguousarray(weight.T) if entry.transposed else weight
 
     def parts(self, name: str) -> dict[str, np.ndarray]:
-        """Return the parts of an encoded tensor."""
-        entry = self.entries[name]
-        if "blob" in entry.stored:
-            return split(self.checkpoint.tensor(entry.stored["blob"]), entry.codec, entry.shape)
-        parts = {part: self.checkpoint.tensor(stored) for part, stored in entry.stored.items()}
-        if parts["weight_packed"].dtype == np.int8:
-            parts["weight_packed"] = pack(parts["weight_packed"], 8)
-        return parts
+        """Return the parts of an encoded tensor, as its codec has them."""
+        return self.entries[name].parts(self.checkpoint)
 
     def close(self) -> None:
         """Let go of the files."""
@@ -109,98 +108,5 @@ class LogicalCheckpoint:
     ) -> None:
         self.close()
 
-
-def _entries(checkpoint: Checkpoint) -> dict[str, Entry]:
-    quantization = checkpoint.config.get("quantization_config")
-    if not quantization:
-        return {}
-    method = quantization.get("quant_method")
-    if method == QUANT_METHOD:
-        return _native(checkpoint, quantization)
-    if method == "compressed-tensors":
-        return _compressed(checkpoint, quantization)
-    raise UserError(
-        f"{checkpoint.location} is quantized by {method!r}; weights can be read from plain, compressed-tensors "
-        "(integers) and steelyard folders so far"
-    )
-
-
-def _native(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str, Entry]:
-    if quantization.get("version") != VERSION:
-        raise UserError(
-            f"{checkpoint.location} is of version {quantization.get('version')} of the steelyard format, "
-            f"this program reads version {VERSION}; update steelyard"
-        )
-    found = {}
-    for name, item in quantization["tensors"].items():
-        rows, columns = item["shape"]
-        codec = codecs.from_dict(item["codec"])
-        if name not in checkpoint:
-            raise UserError(f"{checkpoint.location}: the config declares {name}, which no weight file holds")
-        found[name] = Entry(codec, (rows, columns), {"blob": name}, bool(item.get("transposed")))
-    return found
-
-
-def _compressed(checkpoint: Checkpoint, quantization: Mapping[str, Any]) -> dict[str, Entry]:
-    found = {}
-    for name in checkpoint.names:
-        module, _, part = name.rpartition(".")
-        if part == "weight_packed":
-            shape = tuple(int(size) for size in checkpoint.tensor(f"{module}.weight_shape"))
-        elif part == "weight" and f"{module}.weight_scale" in checkpoint:
-            shape = checkpoint.info(name).shape
-        else:
-            continue
-        group = _group_of(checkpoint, quantization, module)
-        layout = group.get("format") or quantization.get("format")
-        stored = {"weight_packed": name, "weight_scale": f"{module}.weight_scale"}
-        if f"{module}.weight_zero_point" in checkpoint:
-            stored["weight_zero_point"] = f"{module}.weight_zero_point"
-        codec = _codec(checkpoint, module, group, layout, stored)
-        expected = codec.parts(shape)["weight_packed"][1]
-        if part == "weight_packed" and checkpoint.info(name).shape != expected:
-            raise UserError(
-                f"{checkpoint.location}: {name} has shape {list(checkpoint.info(name).shape)}, dense packing of "
-                f"{list(shape)} at {codec.bits} bits has {list(expected)}; quantize again with a "
-                "compressed-tensors release after May 2026"
-            )
-        found[f"{module}.weight"] = Entry(codec, (shape[0], shape[1]), stored)
-    return found
-
-
-def _codec(
-    checkpoint: Checkpoint, module: str, group: Mapping[str, Any], layout: Any, stored: Mapping[str, str]
-) -> IntegerCodec:
-    arguments = group["weights"]
-    if layout not in (PACKED, INTEGERS) or arguments.get("type") != "int":
-        raise UserError(
-            f"{checkpoint.location}: {module} is stored as {layout}; of compressed-tensors' layouts {PACKED} and "
-            f"8-bit {INTEGERS} can be read so far"
-        )
-    if f"{module}.weight_g_idx" in checkpoint:
-        raise UserError(
-            f"{checkpoint.location}: {module} is stored in activation order (weight_g_idx), a retired layout"
-        )
-    return IntegerCodec(
-        bits=arguments["num_bits"],
-        group_size=arguments["group_size"] if arguments["strategy"] == "group" else None,
-        symmetric="weight_zero_point" not in stored,
-        scale_dtype=checkpoint.info(stored["weight_scale"]).dtype,
-    )
-
-
-def _group_of(checkpoint: Checkpoint, quantization: Mapping[str, Any], module: str) -> Mapping[str, Any]:
-    """Return the config group that targets a module: exact names first, then expressions, then class names."""
-    groups: list[Mapping[str, Any]] = list(quantization.get("config_groups", {}).values())
-    for group in groups:
-        if module in group["targets"]:
-            return group
-    for group in groups:
-        if any(t.startswith("re:") and re.match(t[3:], module) for t in group["targets"]):
-            return group
-    for group in groups:
-        if any(fnmatch.fnmatch("Linear", target) for target in group["targets"]):
-            return group
-    raise UserError(
-        f"{checkpoint.location}: no group of quantization_config targets {module}; the folder is damaged"
-    )
+    def __repr__(self) -> str:
+        return f"LogicalCheckpoint({self.checkpoint.location!r}, {len(self._names)} tensors, {len(self.entries)} encoded)"
