@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from steelyard.budget.choose import ChosenFormat
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import Learned
@@ -111,6 +113,30 @@ def measure_folder(
     documents = None if data is None else load_documents(data)
     base = None if against is None else resolve(against)
     return evaluate(resolve(model), base, documents, settings, progress)
+
+
+def tensor_errors(model: str | Path, against: str | Path, progress: Progress = SILENT) -> dict[str, float]:
+    """Return |tensor - base's| / |base's| of every tensor two folders share, whatever each is stored as.
+
+    Raises:
+        UserError: if a folder cannot be read, or two tensors of one name differ in shape.
+    """
+    with LogicalCheckpoint.open(resolve(model)) as ours, LogicalCheckpoint.open(resolve(against)) as base:
+        shared = [name for name in base.names if name in set(ours.names)]
+        progress.start("comparing tensors", len(shared))
+        errors = {}
+        for name in shared:
+            first, second = base.tensor(name), ours.tensor(name)
+            if first.shape != second.shape:
+                raise UserError(
+                    f"{name} has shape {list(second.shape)} in {model}, {list(first.shape)} in {against}"
+                )
+            reference = first.astype(np.float32)
+            size = float(np.linalg.norm(reference))
+            errors[name] = float(np.linalg.norm(second.astype(np.float32) - reference)) / size if size else 0.0
+            progress.advance(1)
+        progress.finish()
+    return errors
 
 
 def metrics_of(result: Measurement, base: Measurement | None = None) -> tuple[Metric, ...]:

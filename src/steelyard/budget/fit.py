@@ -73,7 +73,11 @@ def fit_folder(
         budget = budget_of(opened, options)
         chosen = choose_format(opened, options, budget)
         work = Workspace(path, {"model": opened.identity(), **options.model_dump(mode="json")}, resume)
-        learned = learn(opened, options, work.folder, progress)
+        try:
+            learned = learn(opened, options, work.folder, progress)
+        except BaseException:
+            work.leave()
+            raise
         try:
             knowledge = KnowledgeBase(learned.calibration, opened.spec.ties)
             planned = _plan(chosen.planner, knowledge, {}, budget, work, progress)
@@ -97,6 +101,7 @@ def fit_folder(
             )
         finally:
             learned.close()
+            work.leave()
     work.remove()
     return FitResult(made.folder, report[0])
 
@@ -156,6 +161,11 @@ class Workspace:
             shutil.rmtree(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         marker.write_text(self._request)
+
+    def leave(self) -> None:
+        """Remove it if nothing in it would help a later run."""
+        if {path.name for path in self.folder.iterdir()} == {"request.json"}:
+            self.remove()
 
     def remove(self) -> None:
         """Remove it: the output is complete."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from steelyard.formats import Format
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
-from steelyard.weights import FolderWriter, Layout
+from steelyard.weights import FolderWriter, Layout, bytes_hash
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,9 @@ def produce(
     spec, checkpoint = opened.spec, opened.checkpoint
     layout = plan_files(plan, spec, format)
     hashes = checkpoint.content_hash(progress)
-    with FolderWriter(out, layout, resume=resume, plan_hash=plan.hash(), source=checkpoint.folder) as writer:
+    # What an earlier run left is of use only if it came from the same weights, by the same program.
+    work = bytes_hash(json.dumps([plan.hash(), hashes, versions()], sort_keys=True).encode())
+    with FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer:
         outcome = write_plan(plan, checkpoint, spec, format, knowledge, writer, progress)
         checks: list[Check] = []
         sections: dict[str, Any] = {}

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import steelyard
+from steelyard.errors import UserError
 
 FILE_NAME = "steelyard.json"
 _PACKAGES = ("numpy", "numba", "scipy", "torch", "transformers", "compressed-tensors")
@@ -32,7 +34,19 @@ def document(**sections: Any) -> bytes:
     return (json.dumps(sections, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def read(data: bytes) -> Mapping[str, Any]:
-    """Return the sections of the file's bytes."""
-    found: Mapping[str, Any] = json.loads(data)
-    return found
+def read(path: Path) -> Mapping[str, Any]:
+    """Return the sections of a folder's record.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+        if all(isinstance(found[section], dict) for section in ("plan", "inputs", "outputs", "errors")):
+            return dict(found)
+        reason = "a section is not a mapping"
+    except KeyError as error:
+        reason = f"section {error} is missing"
+    except (ValueError, TypeError, OSError) as error:
+        reason = str(error)
+    raise UserError(f"{path} is damaged ({reason}); nothing can be verified without it: make the folder again")

@@ -109,8 +109,8 @@ def base_config(spec: ModelSpec, config: Mapping[str, Any], written: Mapping[str
     """Return the config without any quantization.
 
     It is untied where a tied copy is written by its own name, or where the spec has no tie though the config
-    declares one (its values differ). It always says the type to load in: left to itself the loader takes that of the
-    first float in the file, which may be a scale.
+    declares one (its values differ). It always says the type to load in: left to itself the loader takes that of
+    the first float in the file, which may be a scale.
     """
     changed = {key: value for key, value in config.items() if key != "quantization_config"}
     declared = spec.architecture.tied(config) if spec.architecture is not None else {}

@@ -2,13 +2,14 @@
 
 | tensor | codec | layout |
 | --- | --- | --- |
-| linear map | integers of 2 to 8 bits | `pack-quantized`: weight_packed, weight_scale, weight_shape, weight_zero_point |
+| linear map | integers of 2 to 8 bits | `pack-quantized`: weight_packed, _scale, _shape, _zero_point |
 | embedding table | integers of 8 bits | `int-quantized`: weight (I8), weight_scale, weight_zero_point |
 | either | 8-bit floats | `float-quantized`: weight (F8_E4M3), weight_scale |
 
-The loader needs a `weight` in an embedding table, so a packed one fails; and a tied table fails in every layout. A
-tied pair is therefore left as it is, or written apart with `tie_word_embeddings` off. Scales are cast to the model's
-type on loading, so only types that survive the cast are taken. Each fact: docs/formats/compressed-tensors.md.
+The loader needs a `weight` in an embedding table, so a packed one fails; and a tied table fails in every layout.
+A tied pair is therefore left as it is, or written apart with `tie_word_embeddings` off. Scales are cast to the
+model's type on loading, so only types that survive the cast are taken. docs/formats/compressed-tensors.md has how
+each of these facts was found.
 """
 
 from __future__ import annotations
