@@ -109,4 +109,5 @@ class LogicalCheckpoint:
         self.close()
 
     def __repr__(self) -> str:
-        return f"LogicalCheckpoint({self.checkpoint.location!r}, {len(self._names)} tensors, {len(self.entries)} encoded)"
+        counts = f"{len(self._names)} tensors, {len(self.entries)} encoded"
+        return f"LogicalCheckpoint({self.checkpoint.location!r}, {counts})"

@@ -1,9 +1,9 @@
 """The independent check of a written folder: it is opened again, from the disk alone, before it takes its name.
 
-A peer's output can load with an embedding table drawn at random, and nothing tells. Here every name that the config
-declares must be stored, every encoded tensor must be declared exactly once under every name a loader may give its
-module, every tensor of the model must be there in the planned shape, and every decoded tensor must miss its original
-by exactly what was recorded.
+A peer's output can load with an embedding table drawn at random, and nothing tells. Here every name that the
+config declares must be stored, every encoded tensor must be declared exactly once under every name a loader may
+give its module, every tensor of the model must be there in the planned shape, and every decoded tensor must miss
+its original by exactly what was recorded.
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""Decoding blobs that lie in torch tensors: by the compiled kernels on the CPU, by torch's operations elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec, split
+
+TORCH_TYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "I32": torch.int32,
+}
+
+# Elements unpacked at a time, which bounds the 64-bit scratch of an unpacking.
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class PackedMatrix:
+    """What the bytes of a blob mean.
+
+    Attributes:
+        codec: how the matrix is encoded.
+        shape: of the matrix, (out, in) of a linear map or (rows, columns) of a table.
+    """
+
+    codec: Codec
+    shape: tuple[int, int]
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the blob."""
+        return self.codec.nbytes(self.shape)
+
+    def decode(self, blob: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Return the matrix as float32, or some of its rows.
+
+        Args:
+            blob: uint8 [nbytes] on any device.
+            rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
+        """
+        if rows is None and blob.device.type == "cpu":
+            decoded = self.codec.decode(split(blob.detach().numpy(), self.codec, self.shape), self.shape)
+            return torch.from_numpy(decoded)
+        return _decode(self.codec, self.parts(blob), self.shape, rows)
+
+    def parts(self, blob: Tensor) -> dict[str, Tensor]:
+        """Return the parts of a blob: views where their alignment allows."""
+        found: dict[str, Tensor] = {}
+        begin = 0
+        for part, (dtype, shape) in self.codec.parts(self.shape).items():
+            kind = TORCH_TYPES[dtype]
+            end = begin + kind.itemsize * shape[0] * shape[1]
+            piece = blob.detach()[begin:end]
+            if piece.data_ptr() % kind.itemsize or piece.storage_offset() % kind.itemsize:
+                piece = piece.clone()
+            found[part] = piece.view(kind).view(shape)
+            begin = end
+        return found
+
+    def factors(self, blob: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
+        """Return B [out, rank] and A [rank, in] where a low-rank product is part of the matrix, else None."""
+        if not isinstance(self.codec, LowRankCodec | SumCodec):
+            return None
+        parts = self.parts(blob)
+        return parts["lora_b"].to(dtype), parts["lora_a"].to(dtype)
+
+    def without_factors(self) -> PackedMatrix | None:
+        """Return what a low-rank product is added to, None if nothing.
+
+        Its parts come first in the blob, so that it decodes the same bytes.
+        """
+        if isinstance(self.codec, LowRankCodec):
+            return None
+        return PackedMatrix(self.codec.base, self.shape) if isinstance(self.codec, SumCodec) else self
+
+
+def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows: Tensor | None) -> Tensor:
+    if isinstance(codec, SumCodec):
+        base = _decode(codec.base, parts, shape, rows)
+        return base + _decode(codec.correction, parts, shape, rows)
+    if isinstance(codec, LowRankCodec):
+        b = parts["lora_b"] if rows is None else parts["lora_b"][rows]
+        return b.float() @ parts["lora_a"].float()
+    if isinstance(codec, DenseCodec):
+        # 8-bit floats cannot be indexed on every device, their bytes can.
+        weight = parts["weight"]
+        if rows is not None and weight.element_size() == 1:
+            weight = weight.view(torch.uint8)[rows].view(weight.dtype)
+        elif rows is not None:
+            weight = weight[rows]
+        scale = parts.get("weight_scale")
+        return weight.float() if scale is None else weight.float() * (scale if rows is None else scale[rows])
+    if isinstance(codec, IntegerCodec):
+        if rows is None:
+            rows = torch.arange(shape[0], device=parts["weight_packed"].device)
+        step = max(1, _CHUNK // shape[1])
+        chunks = (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
+        return torch.cat([_integers(codec, parts, shape[1], chunk) for chunk in chunks])
+    raise NotImplementedError(f"no torch decoder for {codec.label}")
+
+
+def _integers(codec: IntegerCodec, parts: dict[str, Tensor], columns: int, rows: Tensor) -> Tensor:
+    """Return (code - zero) * scale of some rows, float32 [n, columns]."""
+    half = 1 << (codec.bits - 1)
+    codes = _fields(parts["weight_packed"][rows], codec.bits, torch.arange(columns, device=rows.device)) - half
+    if not codec.symmetric:
+        zeros = _fields(parts["weight_zero_point"].T, codec.bits, rows).T - half
+        codes = codes - _spread(zeros, codec, columns)
+    return codes.float() * _spread(parts["weight_scale"][rows].float(), codec, columns)
+
+
+def _fields(words: Tensor, bits: int, fields: Tensor) -> Tensor:
+    """Return fields of `bits` bits from int32 rows, least significant first, as int64 [rows, fields].
+
+    A field may straddle two words. Where it does not, the second one is shifted out of the mask.
+    """
+    position = fields * bits
+    first, shift = position // 32, position % 32
+    second = (first + 1).clamp(max=words.shape[1] - 1)
+    wide = words.long() & 0xFFFFFFFF
+    return ((wide[:, first] >> shift) | (wide[:, second] << (32 - shift))) & ((1 << bits) - 1)
+
+
+def _spread(values: Tensor, codec: IntegerCodec, columns: int) -> Tensor:
+    """Return one value for each column from one for each group."""
+    if codec.group_size is None:
+        return values
+    return values.repeat_interleave(codec.group_size, dim=1)[:, :columns]
