@@ -11,9 +11,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from steelyard import registration
+
 if TYPE_CHECKING:
     from steelyard.api import fit, measure, open, quantize
     from steelyard.errors import SteelyardError, UserError, VerificationError
+    from steelyard.load import load
 
 __version__ = "0.1.0"
 
@@ -23,12 +26,26 @@ _HOMES = {
     "quantize": "steelyard.api",
     "measure": "steelyard.api",
     "open": "steelyard.api",
+    "load": "steelyard.load",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
     "VerificationError": "steelyard.errors",
 }
 
-__all__ = ["SteelyardError", "UserError", "VerificationError", "__version__", "fit", "measure", "open", "quantize"]
+__all__ = [
+    "SteelyardError",
+    "UserError",
+    "VerificationError",
+    "__version__",
+    "fit",
+    "load",
+    "measure",
+    "open",
+    "quantize",
+]
+
+# From here on transformers knows folders in Steelyard's own format; it is not imported for that.
+registration.install()
 
 
 def __getattr__(name: str) -> Any:

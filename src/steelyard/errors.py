@@ -15,5 +15,9 @@ class UserError(SteelyardError):
     """
 
 
+class WeightError(UserError):
+    """A weight that cannot be kept, such as NaN: the model has to change, so work begun on it is of no use."""
+
+
 class VerificationError(SteelyardError):
     """What was written is not what was planned. The output folder does not take its final name."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import UserError
-from steelyard.formats.native.registration import install
+from steelyard.registration import install
 from steelyard.jobs import resolve
 
 

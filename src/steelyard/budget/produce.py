@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from steelyard.budget.execute import write_plan
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, plan_files
 from steelyard.budget.provenance import FILE_NAME, document, versions
+from steelyard.errors import WeightError
 from steelyard.formats import Format
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import OpenModel
@@ -76,7 +79,10 @@ def produce(
     hashes = checkpoint.content_hash(progress)
     # What an earlier run left is of use only if it came from the same weights, by the same program.
     work = bytes_hash(json.dumps([plan.hash(), hashes, versions()], sort_keys=True).encode())
-    with FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer:
+    with (
+        _unless_unusable(out),
+        FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer,
+    ):
         outcome = write_plan(plan, checkpoint, spec, format, knowledge, writer, progress)
         checks: list[Check] = []
         sections: dict[str, Any] = {}
@@ -110,3 +116,13 @@ def produce(
 
         folder = writer.finish(verify)
     return Produced(folder, plan, layout, outcome.errors, tuple(checks), sections)
+
+
+@contextmanager
+def _unless_unusable(out: Path) -> Iterator[None]:
+    """Remove what is staged for an output when a weight shows that it can never be finished."""
+    try:
+        yield
+    except WeightError:
+        shutil.rmtree(staging_folder(out), ignore_errors=True)
+        raise

@@ -7,7 +7,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from steelyard.errors import UserError
+from steelyard.errors import WeightError
 
 SCALE_KINDS = {"BF16": 0, "F16": 1, "F32": 2}
 """How kernels number the float types; the same numbers as `_kernels.BF16`, `F16`, `F32`."""
@@ -49,7 +49,7 @@ def require_finite(name: str, weight: np.ndarray, first_row: int = 0) -> None:
     """
     if (place := _first_not_finite(weight)) is not None:
         at = [place[0] + first_row, *place[1:]] if place else []
-        raise UserError(f"{name} holds {float(weight[place])} at {at}; repair the checkpoint or leave it as it is")
+        raise WeightError(f"{name} holds {float(weight[place])} at {at}; repair the checkpoint or leave it as it is")
 
 
 def cast(name: str, weight: np.ndarray, dtype: np.dtype[Any], first_row: int = 0) -> np.ndarray:
@@ -64,7 +64,7 @@ def cast(name: str, weight: np.ndarray, dtype: np.dtype[Any], first_row: int = 0
         place = _first_not_finite(result)
         if place is not None:
             at = [place[0] + first_row, *place[1:]] if place else []
-            raise UserError(
+            raise WeightError(
                 f"{name} holds {float(weight[place]):g} at {at}, beyond {dtype.name}; store it in a wider type"
             )
     return result
