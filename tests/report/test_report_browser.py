@@ -39,7 +39,7 @@ def _browse(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedPr
         "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri(),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr
     assert not _CONSOLE.findall(done.stderr)
     return done
