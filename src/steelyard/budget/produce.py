@@ -19,7 +19,7 @@ from steelyard.formats import Format
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
-from steelyard.weights import FolderWriter, Layout, bytes_hash
+from steelyard.weights import FolderWriter, Layout, bytes_hash, staging_folder
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,8 @@ def require_finite(name: str, weight: np.ndarray, first_row: int = 0) -> None:
     """
     if (place := _first_not_finite(weight)) is not None:
         at = [place[0] + first_row, *place[1:]] if place else []
-        raise WeightError(f"{name} holds {float(weight[place])} at {at}; repair the checkpoint or leave it as it is")
+        value = float(weight[place])
+        raise WeightError(f"{name} holds {value} at {at}; repair the checkpoint or leave it as it is")
 
 
 def cast(name: str, weight: np.ndarray, dtype: np.dtype[Any], first_row: int = 0) -> np.ndarray:
