@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import UserError
-from steelyard.registration import install
 from steelyard.jobs import resolve
+from steelyard.registration import install
 
 
 def load(location: str | Path, *, keep_decoded: bool = False, **options: Any) -> Any:

@@ -39,6 +39,9 @@ _SHOWN = {
     "cosine": ("cosine", "", "higher"),
     "rank_correlation": ("rank correlation", "", "higher"),
 }
+# A budget this close to the written one says nothing new.
+_SAME_BUDGET = 0.01
+
 _HAS_BASE = ("loss", "perplexity", "bits_per_byte")
 
 
@@ -78,7 +81,7 @@ def evaluate_fit(
         with LogicalCheckpoint.open(staged.folder) as written:
             result = evaluator.measure(written, progress, name="the result")
         bench = _Bench(opened, evaluator, knowledge, progress)
-        curve, skipped = bench.curve(chosen.planner, planned, result, options.curve)
+        curve, skipped = bench.curves(chosen, planned, result, options.curve, options.compare_formats)
         formats = bench.formats(chosen, planned, result) if options.compare_formats else ()
     certificates = [_loads(staged.folder, progress)] if options.verify == "load" else []
     return Evaluation(
@@ -187,38 +190,55 @@ class _Bench:
         self._opened, self._evaluator = opened, evaluator
         self._knowledge, self._progress = knowledge, progress
 
-    def curve(
-        self, planner: Planner, planned: PlannedFit, result: Measurement, bits: Sequence[float]
+    def curves(
+        self, chosen: ChosenFormat, planned: PlannedFit, result: Measurement, bits: Sequence[float], compare: bool
     ) -> tuple[tuple[Series, ...], tuple[str, ...]]:
-        """Return the curve through other budgets, the result among its points, and what was left out."""
+        """Return the curves through other budgets, the result among the first one's points, and what was left out."""
         if not bits:
             return (), ()
-        points = [replace(_point(planned, result), chosen=True)]
-        skipped = []
-        parameters = self._opened.spec.parameter_count()
-        for width in bits:
-            budget = int(width * parameters / 8)
-            try:
-                other = planner.plan(budget, {})
-            except UserError:
-                smallest = 8 * planner.smallest_size() / parameters
-                skipped.append(f"{width:g} bits per parameter is below the smallest feasible {smallest:.2f}")
-                continue
-            if other.solution.choice != planned.solution.choice:
-                points.append(_point(other, self._measure(planner, other)))
-        points.sort(key=lambda point: point.nbytes)
-        return (Series("Steelyard", tuple(points)),), tuple(skipped)
+        points, skipped = self._points(chosen.planner, bits, planned)
+        points.append(replace(_point(planned, result), chosen=True))
+        series = [_series(chosen.planner, points)]
+        if compare and chosen.other is not None:
+            self._learn(chosen)
+            series.append(_series(chosen.other, self._points(chosen.other, bits, None)[0]))
+        return tuple(series), tuple(skipped)
 
     def formats(self, chosen: ChosenFormat, planned: PlannedFit, result: Measurement) -> tuple[FormatRow, ...]:
         """Return the result beside the best plan of the other format at the same budget."""
-        mine = chosen.planner.format.name
-        rows = [_row(mine, planned, result, "written")]
+        rows = [_row(chosen.planner.format.name, planned, result, "written")]
         if chosen.other is not None:
-            chosen.other.learn(self._knowledge, chosen.planner.known, self._progress)
+            self._learn(chosen)
             other = chosen.other.plan(planned.budget, {})
             measured = self._measure(chosen.other, other)
             rows.append(_row(chosen.other.format.name, other, measured, "for comparison, not written"))
         return tuple(rows)
+
+    def _learn(self, chosen: ChosenFormat) -> None:
+        if chosen.other is not None and not chosen.other.learned:
+            chosen.other.learn(self._knowledge, chosen.planner.known, self._progress)
+
+    def _points(
+        self, planner: Planner, bits: Sequence[float], written: PlannedFit | None
+    ) -> tuple[list[CurvePoint], list[str]]:
+        """Return a planner's points; budgets that all but equal the written one are not measured twice."""
+        points, skipped = [], []
+        parameters = self._opened.spec.parameter_count()
+        for width in bits:
+            budget = int(width * parameters / 8)
+            if written is not None and abs(budget - written.budget) < _SAME_BUDGET * written.budget:
+                continue
+            try:
+                other = planner.plan(budget, {})
+            except UserError:
+                smallest = 8 * planner.smallest_size() / parameters
+                skipped.append(
+                    f"{width:g} bits per parameter is below the smallest feasible {smallest:.2f} of "
+                    f"{planner.format.name}"
+                )
+                continue
+            points.append(_point(other, self._measure(planner, other)))
+        return points, skipped
 
     def _measure(self, planner: Planner, planned: PlannedFit) -> Measurement:
         source: Any = PlannedSource(planned.plan, self._opened, planner.format, self._knowledge)
@@ -233,6 +253,10 @@ def _point(planned: PlannedFit, measured: Measurement) -> CurvePoint:
         predicted=planned.solution.damage,
         loss=None if measured.loss is None else interval_of(measured.loss),
     )
+
+
+def _series(planner: Planner, points: list[CurvePoint]) -> Series:
+    return Series(f"fit, {planner.format.name}", tuple(sorted(points, key=lambda point: point.nbytes)))
 
 
 def _row(name: str, planned: PlannedFit, measured: Measurement, detail: str) -> FormatRow:

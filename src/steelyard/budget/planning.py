@@ -78,6 +78,11 @@ class Planner:
             progress,
         )
 
+    @property
+    def learned(self) -> bool:
+        """Whether the curves are known."""
+        return self._curves is not None
+
     def exact_size(self, choice: Sequence[int]) -> int:
         """Return the bytes on disk of a choice."""
         tensors = [
