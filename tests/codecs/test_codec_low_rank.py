@@ -82,7 +82,7 @@ def test_ranks_above_the_smaller_side_are_refused() -> None:
 
 
 def test_factors_beyond_float16_are_refused() -> None:
-    with pytest.raises(UserError, match="factor B of head holds .* beyond float16"):
+    with pytest.raises(UserError, match=r"factor B of head holds .* beyond float16"):
         LowRankCodec(1, "F16").encode(np.full((4, 4), 1e30, np.float32), "head")
 
 

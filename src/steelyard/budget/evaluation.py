@@ -193,7 +193,7 @@ class _Bench:
     def curves(
         self, chosen: ChosenFormat, planned: PlannedFit, result: Measurement, bits: Sequence[float], compare: bool
     ) -> tuple[tuple[Series, ...], tuple[str, ...]]:
-        """Return the curves through other budgets, the result among the first one's points, and what was left out."""
+        """Return the curves through other budgets, the result among the first points, and what was left out."""
         if not bits:
             return (), ()
         points, skipped = self._points(chosen.planner, bits, planned)
