@@ -23,7 +23,7 @@ demo: setup
 	@$(BIN)/steelyard fit reference --ratio 0.25 --curve 2.5,3,3.5,4,5,6,8 --verify load --out demo-output
 
 test: setup check
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: setup
 	@$(BIN)/ruff check src tests benchmarks scripts

@@ -12,6 +12,7 @@ import numpy as np
 from steelyard.budget.choose import ChosenFormat
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import Learned
+from steelyard.budget.loading import agreement_certificate, load_certificate
 from steelyard.budget.options import FitOptions
 from steelyard.budget.planned import PlannedSource
 from steelyard.budget.planning import PlannedFit, Planner
@@ -70,7 +71,7 @@ def evaluate_fit(
 ) -> Evaluation:
     """Measure the staged folder as it lies on the disk, then what was asked for beside it."""
     if learned.model is None or learned.held_out is None:
-        loaded = [_loads(staged.folder, progress)] if options.verify == "load" else []
+        loaded = [load_certificate(staged.folder, progress)] if options.verify == "load" else []
         return Evaluation(certificates=tuple(loaded), notes=("nothing was measured (--data none)",))
     from steelyard.measure.evaluate import Evaluator, held_out_windows
 
@@ -83,7 +84,12 @@ def evaluate_fit(
         bench = _Bench(opened, evaluator, knowledge, progress)
         curve, skipped = bench.curves(chosen, planned, result, options.curve, options.compare_formats)
         formats = bench.formats(chosen, planned, result) if options.compare_formats else ()
-    certificates = [_loads(staged.folder, progress)] if options.verify == "load" else []
+    certificates = []
+    if options.verify == "load":
+        certificates = [
+            load_certificate(staged.folder, progress),
+            agreement_certificate(staged.folder, opened.checkpoint.location, data, result, progress),
+        ]
     return Evaluation(
         metrics=metrics_of(result, base),
         damage=_damage(result),
@@ -262,9 +268,3 @@ def _series(planner: Planner, points: list[CurvePoint]) -> Series:
 def _row(name: str, planned: PlannedFit, measured: Measurement, detail: str) -> FormatRow:
     assert measured.damage is not None
     return FormatRow(name, planned.solution.nbytes, interval_of(measured.damage), detail)
-
-
-def _loads(folder: Path, progress: Progress) -> Certificate:
-    from steelyard.budget.loading import load_certificate
-
-    return load_certificate(folder, progress)

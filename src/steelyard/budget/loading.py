@@ -1,4 +1,4 @@
-"""The last proof: transformers itself loads the staged folder, in a fresh process, with nothing missing."""
+"""The last proof: transformers loads the staged folder in a fresh process, and computes what was measured here."""
 
 from __future__ import annotations
 
@@ -6,10 +6,19 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from steelyard.errors import VerificationError
+from steelyard.errors import UserError, VerificationError
 from steelyard.progress import SILENT, Progress
 from steelyard.report import Certificate
+
+if TYPE_CHECKING:
+    from steelyard.measure.measurement import Measurement
+    from steelyard.measure.windows import TokenSet
+
+# How far two programs' measurements of one model may lie apart: a share of the damage, and float32's noise.
+_AGREEMENT = 0.02
+_NOISE = 1e-4
 
 # Loads a folder as a user would and prints what the loader reports. Steelyard is imported only for its own format.
 _SCRIPT = """
@@ -68,3 +77,31 @@ def load_certificate(folder: Path, progress: Progress = SILENT) -> Certificate:
         "pass",
         f"{found['class']}, transformers {found['version']}, {how}, nothing missing",
     )
+
+
+def agreement_certificate(
+    folder: Path, base: str, data: TokenSet, measured: Measurement, progress: Progress = SILENT
+) -> Certificate:
+    """Measure a folder as transformers loads and runs it, beside its base, and compare with what was measured here.
+
+    Raises:
+        VerificationError: if it does not load, or the two measurements differ by more than rounding explains.
+    """
+    from steelyard.measure.loaded import measure_loaded
+
+    progress.start("measuring in transformers", 1)
+    try:
+        loaded = measure_loaded(folder, data, base)
+    except UserError as error:
+        raise VerificationError(str(error)) from None
+    finally:
+        progress.finish()
+    ours, theirs = measured.damage, loaded.measurement.damage
+    if ours is None or theirs is None or loaded.missing:
+        raise VerificationError(f"{folder}: transformers fills {', '.join(loaded.missing[:3])} at random")
+    if abs(ours.value - theirs.value) > _AGREEMENT * ours.value + _NOISE:
+        raise VerificationError(
+            f"{folder}: transformers measures a damage of {theirs.value:.5g}, {ours.value:.5g} was measured here"
+        )
+    detail = f"{theirs.value:.4g} there, {ours.value:.4g} here, on the same {measured.tokens:,} tokens"
+    return Certificate("same damage in transformers", "pass", detail)
