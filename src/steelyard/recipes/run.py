@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 from steelyard.errors import UserError
+from steelyard.jobs import open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.recipes import steps as registry
 from steelyard.recipes.recipe import Recipe
+
+_MARKER = "recipe.json"
 
 
 def run_recipe(recipe: Recipe, resume: bool = False, progress: Progress = SILENT) -> list[Any]:
@@ -22,19 +26,42 @@ def run_recipe(recipe: Recipe, resume: bool = False, progress: Progress = SILENT
     if out.exists():
         raise UserError(f"{out} already exists; choose another output folder or remove it")
     work = out.with_name(f".{out.name}.recipe")
-    if work.exists() and not resume:
-        shutil.rmtree(work)
+    if len(recipe.steps) > 1:
+        _begin(work, _identity(recipe), resume)
     results = []
     source = recipe.model
-    for number, step in enumerate(recipe.steps, 1):
-        last = number == len(recipe.steps)
-        target = out if last else work / f"{number:02d}-{step.name}"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            results.append(registry.get(step.name)(source, target, step.options, resume=resume, progress=progress))
-        source = str(target)
+    try:
+        for number, step in enumerate(recipe.steps, 1):
+            last = number == len(recipe.steps)
+            target = out if last else work / f"{number:02d}-{step.name}"
+            if not target.exists():
+                done = registry.get(step.name)(source, target, step.options, resume=resume, progress=progress)
+                results.append(done)
+            source = str(target)
+    except BaseException:
+        if work.exists() and {path.name for path in work.iterdir()} == {_MARKER}:
+            shutil.rmtree(work)
+        raise
     shutil.rmtree(work, ignore_errors=True)
     return results
+
+
+def _identity(recipe: Recipe) -> str:
+    """Return what the steps depend on: the model's files, and every step with its options."""
+    with open_model(recipe.model) as opened:
+        model = opened.identity()
+    steps = [[step.name, step.options.model_dump(mode="json")] for step in recipe.steps]
+    return json.dumps({"model": model, "steps": steps})
+
+
+def _begin(work: Path, identity: str, resume: bool) -> None:
+    """Make the work folder; what an earlier run left is kept only if it belongs to the same recipe and model."""
+    marker = work / _MARKER
+    same = marker.is_file() and marker.read_text() == identity
+    if work.exists() and not (resume and same):
+        shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    marker.write_text(identity)
 
 
 def dry_run(recipe: Recipe, progress: Progress = SILENT) -> Any:
