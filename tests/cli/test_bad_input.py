@@ -264,6 +264,26 @@ def test_a_full_disk(steelyard, model: Path, small_disk: Path, verb: tuple[str, 
     assert digest(model) == before
 
 
+@BOTH
+def test_a_disk_without_a_free_byte(steelyard, model: Path, small_disk: Path, verb: tuple[str, ...]) -> None:
+    with pytest.raises(OSError), open(small_disk / "someone-else", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    ended = steelyard(verb[0], model, *verb[1:], "--out", small_disk / "out")
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1 and "space" in ended.err
+    assert not (small_disk / "out").exists()
+
+
+def test_a_recipe_on_a_read_only_disk(steelyard, model: Path, tmp_path: Path, small_disk: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(f"model: {model}\nout: {small_disk}/out\nsteps:\n  - quantize\n  - quantize\n")
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    ended = steelyard("run", recipe)
+    assert ended.code == 2
+    assert len(ended.err.splitlines()) == 1 and "ead-only" in ended.err and str(small_disk) in ended.err
+
+
 def test_a_disk_that_fills_up_when_the_report_is_written(steelyard, model: Path, small_disk: Path) -> None:
     """The weights fit, the page and its figures do not; with more space, the work done is not lost."""
     other = small_disk / "someone-else"

@@ -82,6 +82,11 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(1)
+    except OSError as error:
+        # A full or read-only disk, a file that went away: the system's own words, and never a traceback.
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"steelyard: {place}{error.strerror or error}", err=True)
+        sys.exit(2)
 
 
 def _interrupted() -> None:
