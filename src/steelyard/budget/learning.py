@@ -91,7 +91,8 @@ def texts_of(model: Model, options: FitOptions, progress: Progress = SILENT) -> 
     from steelyard.measure.texts import load_documents
 
     if options.data is None:
-        default = default_corpora(model, options.seed, progress)
+        wanted = max(options.sequences, options.eval_sequences)
+        default = default_corpora(model, options.seed, progress, sequences=wanted, length=options.sequence_length)
         texts, held_out = default.calibration, default.held_out
     elif options.eval_data is None:
         texts, held_out = load_documents(options.data).split()
