@@ -145,6 +145,18 @@ def test_a_weight_that_is_not_finite(refused, model: Path, verb: tuple[str, ...]
     assert "model.layers.1.mlp.down_proj.weight" in line and f"holds {value} at [5, 9]" in line
 
 
+def test_a_weight_beyond_the_types_on_offer(refused, steelyard, model: Path, tmp_path: Path) -> None:
+    """Half precision ends at 65,504; the way out that the message names is one."""
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][5, 9] = 1e6
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    line = refused(FIT, model)
+    assert "model.layers.1.mlp.down_proj.weight: " in line and "1e+06 at [5, 9]" in line
+    pattern = line.split("--keep '")[1].removesuffix("'")
+    assert steelyard(*FIT, model, "--keep", pattern, "--out", tmp_path / "out").code == 0
+    assert load_file(tmp_path / "out" / "model.safetensors")["model.layers.1.mlp.down_proj.weight"][5, 9] == 1e6
+
+
 @BOTH
 def test_pickled_weights_are_never_read(refused, model: Path, verb: tuple[str, ...]) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +13,7 @@ from steelyard.budget.encoding import encode, rounding_of
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.codecs import Codec, require_finite
+from steelyard.errors import WeightError
 from steelyard.formats import Format
 from steelyard.formats.base import tensor_of
 from steelyard.progress import SILENT, Progress
@@ -121,7 +123,13 @@ def _damages(
     require_finite(source, stored)
     weight = np.ascontiguousarray(stored, dtype=np.float32)
     known = knowledge.of(name, apart)
-    return {
-        codec: known.damage(weight, encode(weight, codec, rounding_of(codec, rounding), known.statistics).decoded)
-        for codec in codecs
-    }
+    try:
+        return {
+            codec: known.damage(
+                weight, encode(weight, codec, rounding_of(codec, rounding), known.statistics).decoded
+            )
+            for codec in codecs
+        }
+    except WeightError as error:
+        # A weight beyond the range of the types on offer.
+        raise WeightError(f"{source}: {error}, or leave it as it is with --keep '{re.escape(source)}'") from None
