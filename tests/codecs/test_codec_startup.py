@@ -40,6 +40,14 @@ def test_planning_needs_neither_numba_nor_scipy_nor_torch() -> None:
     )
 
 
+def test_all_kernels_can_be_compiled_ahead() -> None:
+    from steelyard.codecs import _kernels, compile_kernels
+
+    compile_kernels()
+    kernels = [value for value in vars(_kernels).values() if isinstance(value, _kernels._Kernel)]
+    assert len(kernels) == 7 and all(kernel._compiled is not None for kernel in kernels)
+
+
 ENCODE = (
     "import numpy as np, steelyard\n"
     "from steelyard.codecs.rows import pack, unpack\n"

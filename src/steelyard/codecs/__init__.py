@@ -15,7 +15,7 @@ from steelyard.codecs.by_rows import chunks, relative_error, slice_parts
 from steelyard.codecs.dense import DenseCodec
 from steelyard.codecs.integer import IntegerCodec
 from steelyard.codecs.low_rank import LowRankCodec
-from steelyard.codecs.rows import pack, require_finite, unpack
+from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
 from steelyard.codecs.sum import SumCodec
 
 for _module in pkgutil.iter_modules(__path__):
@@ -36,6 +36,7 @@ __all__ = [
     "blob",
     "check_parts",
     "chunks",
+    "compile_kernels",
     "from_dict",
     "names",
     "pack",

@@ -39,10 +39,13 @@ class _Kernel:
         self._lock = Lock()
 
     def __call__(self, *arguments: Any) -> Any:
-        if self._compiled is None:
-            with self._lock:
-                self._compiled = self._compiled or self._compile()
-        return self._compiled(*arguments)
+        return (self._compiled or self.prepare())(*arguments)
+
+    def prepare(self) -> Callable[..., Any]:
+        """Compile, or take from the cache, unless that is done."""
+        with self._lock:
+            self._compiled = self._compiled or self._compile()
+            return self._compiled
 
     def _compile(self) -> Callable[..., Any]:
         def build(cache: bool) -> Callable[..., Any]:

@@ -105,3 +105,19 @@ def unpack(packed: np.ndarray, bits: int, columns: int) -> np.ndarray:
 def aligned(packed: np.ndarray) -> np.ndarray:
     """Return int32 rows as the kernels read them."""
     return np.require(packed, np.int32, ["C", "A"])
+
+
+def compile_kernels() -> None:
+    """Compile all kernels into numba's cache, so that no later process has to: some ten seconds, once."""
+    from steelyard.codecs import _kernels
+
+    for kernel in (
+        _kernels.first_not_finite,
+        _kernels.pack,
+        _kernels.unpack,
+        _kernels.encode,
+        _kernels.decode,
+        _kernels.residual,
+        _kernels.quantize,
+    ):
+        kernel.prepare()
