@@ -16,6 +16,7 @@ $(VENV)/.ready: requirements/lock.txt pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/lock.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@$(BIN)/python -c "from steelyard.codecs import compile_kernels; compile_kernels()"
 	@touch $@
 
 demo: setup
