@@ -109,7 +109,7 @@ def _native(checkpoint: Checkpoint, quantization: Mapping[str, Any], where: str)
             codec = codecs.from_dict(item["codec"])
         except (KeyError, TypeError, ValueError):
             raise UserError(
-                f"{where}: the entry of {name} is not that of an encoded matrix; download it again"
+                f"{where}: the entry of {name} describes no encoded matrix; download it again"
             ) from None
         if name not in checkpoint:
             raise UserError(f"{checkpoint.location}: the config declares {name}, which no weight file holds")

@@ -29,7 +29,7 @@ def require_version(where: str, version: object) -> None:
     """
     if version != VERSION:
         raise UserError(
-            f"{where}: version {version} of the steelyard format; this program reads version {VERSION}, "
+            f"{where}: version {version!r} of the steelyard format; this program reads version {VERSION}, "
             "update steelyard"
         )
 

@@ -44,15 +44,6 @@ class Packed(nn.Module):
         """Return the whole matrix [out, in] in the module's float type."""
         return self.matrix.decode(self.weight).to(self.dtype)
 
-    def check(self, name: str) -> str | None:
-        """Return what is wrong with the weight as it was loaded, None if nothing."""
-        if self.weight.dtype != torch.uint8 or tuple(self.weight.shape) != (self.matrix.nbytes,):
-            return (
-                f"{name} is {str(self.weight.dtype).removeprefix('torch.')} {list(self.weight.shape)}, but "
-                f"{self.matrix.codec.label} of {list(self.matrix.shape)} takes {self.matrix.nbytes} bytes"
-            )
-        return None
-
     def _usable(self, kept: Tensor | None, dtype: torch.dtype) -> bool:
         return kept is not None and kept.device == self.weight.device and kept.dtype == dtype
 

@@ -61,7 +61,7 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
 
     def __init__(self, quantization_config: SteelyardConfig, **other: Any) -> None:
         super().__init__(quantization_config, **other)
-        self._dtypes: dict[str, torch.dtype] = {}
+        self._expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
 
     def _process_model_before_weight_loading(self, model: Any, **other: Any) -> Any:
         dtype = other.get("dtype") or torch.get_default_dtype()
@@ -78,7 +78,6 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
             if first in placed or second in placed:
                 matrix = placed.get(second) or placed[first]
                 placed.update({first: matrix, second: matrix})
-        self._dtypes = {name: p.dtype for name, p in model.named_parameters() if p.is_floating_point()}
         for name, matrix in placed.items():
             module = model.get_submodule(name)
             packed = packed_like(module, matrix, dtype)
@@ -88,26 +87,30 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
                     f"{list(matrix.shape)} cannot stand in for; write the folder with --format dense"
                 )
             model.set_submodule(name, packed)
+        self._expected = {name: (tuple(p.shape), p.dtype) for name, p in model.named_parameters()}
         return model
 
     def _process_model_after_weight_loading(self, model: Any, **other: Any) -> Any:
         for name, module in model.named_modules():
-            if isinstance(module, Packed):
-                problem = module.check(f"{name}.weight")
-                if problem is None and not getattr(module.weight, "_is_hf_initialized", False):
-                    problem = f"{name}.weight is in no weight file"
-                if problem is not None:
-                    raise UserError(f"{problem}; the folder is damaged, write or download it again")
-                if module.weight.data_ptr() % 8:
-                    # A view of a mapped file may start anywhere; whole words are read from it.
-                    module.weight.data = module.weight.data.clone()
-                if isinstance(module, PackedLinear) and module.bias is not None:
-                    module.bias.data = module.bias.data[: module.out_features]
-        # Tensors that were renamed on loading come in the type of the file instead of the model's.
+            if isinstance(module, Packed) and not getattr(module.weight, "_is_hf_initialized", False):
+                raise _damaged(f"{name}.weight is in no weight file")
+            if isinstance(module, PackedLinear) and module.bias is not None:
+                # Tying pads a head's bias to the length of its weight, here a number of bytes.
+                module.bias.data = module.bias.data[: module.out_features]
+        lists = (getattr(model, f"_keep_in_fp32_modules{which}", None) for which in ("", "_strict"))
+        widened = {part for found in lists for part in found or ()}
+        # With a quantizer at work, transformers takes every tensor as it comes.
         for name, parameter in model.named_parameters():
-            expected = self._dtypes.get(name, parameter.dtype)
-            if parameter.is_floating_point() and parameter.dtype != expected:
-                parameter.data = parameter.data.to(expected)
+            shape, dtype = self._expected[name]
+            if tuple(parameter.shape) != shape or parameter.is_floating_point() != dtype.is_floating_point:
+                raise _damaged(f"{name} is stored as {_described(parameter)}, but must be {list(shape)}")
+            if parameter.dtype != dtype:
+                # Tensors that were renamed come in the type of the file instead of the model's.
+                if not (parameter.dtype == torch.float32 and any(part in name for part in widened)):
+                    parameter.data = parameter.data.to(dtype)
+            elif dtype == torch.uint8 and parameter.data_ptr() % 8:
+                # A view of a mapped file may start anywhere; whole words are read from it.
+                parameter.data = parameter.data.clone()
         return model
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
@@ -141,6 +144,14 @@ def _spellings(model: Any, name: str) -> Iterator[str]:
     for spelling in [name] if architecture is None else [name, architecture.rename(name)]:
         module = spelling.removesuffix(".weight")
         yield from (module, module.removeprefix(prefix), prefix + module)
+
+
+def _described(parameter: torch.Tensor) -> str:
+    return f"{str(parameter.dtype).removeprefix('torch.')} {list(parameter.shape)}"
+
+
+def _damaged(problem: str) -> UserError:
+    return UserError(f"{problem}; the folder is damaged, write or download it again")
 
 
 def register() -> None:
