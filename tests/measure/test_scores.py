@@ -115,7 +115,9 @@ def test_measurement_survives_json() -> None:
     assert measured.bits_per_byte is not None
     assert measured.bits_per_byte.value == pytest.approx(sums["loss"][1:].sum() / np.log(2) / 45)
     assert measured.resampled == "documents" and measured.documents == 3
-    assert measured.per_document is not None and measured.per_document["kl"][1] == pytest.approx(sums["kl"][2:4].sum())
+    assert measured.per_document is not None and measured.per_document["kl"][1] == pytest.approx(
+        sums["kl"][2:4].sum()
+    )
     again = Measurement.from_dict(json.loads(json.dumps(measured.to_dict())))
     assert again.estimates() == measured.estimates() and again.damage == measured.kl
 

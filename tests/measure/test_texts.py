@@ -64,7 +64,7 @@ def test_bad_token_files_are_refused(array: np.ndarray, message: str, tmp_path: 
 
 
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no text.*--data none"):
+    with pytest.raises(UserError, match=r"holds no text.*--data none"):
         load_documents(tmp_path)
 
 

@@ -45,7 +45,9 @@ def tokenizers(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, ModelToke
     return made
 
 
-texts = st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=60), min_size=1, max_size=4, unique=True)
+texts = st.lists(
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=60), min_size=1, max_size=4, unique=True
+)
 
 
 @given(texts, st.sampled_from(["causal", "masked"]), st.integers(8, 24))
@@ -65,7 +67,9 @@ def test_every_token_is_scored_once(
 
 
 def test_causal_windows_see_what_precedes_them(tokenizers: dict[bool, ModelTokenizer]) -> None:
-    data = cut(Corpus((Document("d", "abcdefghijkl"),), "d"), tokenizers[False], "causal", 260, sequences=9, length=8)
+    data = cut(
+        Corpus((Document("d", "abcdefghijkl"),), "d"), tokenizers[False], "causal", 260, sequences=9, length=8
+    )
     ids = tokenizers[False].encode("abcdefghijkl").tokens.tolist()
     first, second = data.windows
     assert first.inputs.tolist() == [256, *ids[:7]] and first.labels.tolist() == ids[:8]
@@ -73,7 +77,9 @@ def test_causal_windows_see_what_precedes_them(tokenizers: dict[bool, ModelToken
 
 
 def test_a_tokenizer_that_starts_sequences_starts_every_window(tokenizers: dict[bool, ModelTokenizer]) -> None:
-    data = cut(Corpus((Document("d", "abcdefghijkl"),), "d"), tokenizers[True], "causal", 260, sequences=9, length=8)
+    data = cut(
+        Corpus((Document("d", "abcdefghijkl"),), "d"), tokenizers[True], "causal", 260, sequences=9, length=8
+    )
     ids = tokenizers[True].encode("abcdefghijkl").tokens.tolist()
     assert [w.inputs.tolist() for w in data.windows] == [[257, *ids[:7]], [257, *ids[8:11]]]
     assert [w.labels.tolist() for w in data.windows] == [ids[:8], ids[8:]]

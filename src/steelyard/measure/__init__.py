@@ -9,6 +9,8 @@ a folder as plain transformers loads it.
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -72,3 +74,15 @@ def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+
+
+class _CallablePackage(ModuleType):
+    """`steelyard.measure` is also the public function of that name, whichever of the two is looked up first."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        from steelyard.api import measure
+
+        return measure(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

@@ -1,9 +1,10 @@
 """Measuring a folder as plain transformers loads it, in a process of its own.
 
-    python -m steelyard.measure.loaded MODEL [TEXT ...] [--against BASE]
+    python -m steelyard.measure.loaded MODEL TEXT ... [--against BASE]
 
-prints one JSON object: the measurement and what the loader had to say. Nothing of Steelyard takes part in
-loading, except for folders in its own format, which need its plugin. That is what makes it evidence.
+prints one JSON object: the measurement and what the loader had to say. In the fresh process Steelyard is imported
+only after everything is loaded (see `_plain`), except for folders in its own format, which need it. That is what
+makes it evidence.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ import numpy as np
 from steelyard.errors import SteelyardError, UserError
 from steelyard.measure.measurement import Measurement
 from steelyard.measure.model import Model, open_model
-from steelyard.measure.windows import TokenSet
+from steelyard.measure.windows import Batch, Task, TokenSet
+from steelyard.weights import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,17 @@ class Loaded:
         measurement: how it does.
         missing: parameters the loader filled at random because no tensor was found for them.
         unexpected: tensors the loader had no use for.
+        mismatched: parameters filled at random because the tensor has another shape.
         loader: class that was loaded.
+        without_steelyard: whether Steelyard had not even been imported when the folder was loaded.
     """
 
     measurement: Measurement
     missing: tuple[str, ...]
     unexpected: tuple[str, ...]
+    mismatched: tuple[str, ...]
     loader: str
+    without_steelyard: bool
 
 
 def measure_loaded(
@@ -57,58 +63,60 @@ def measure_loaded(
     Raises:
         UserError: if it cannot be loaded or measured, with the last line of what went wrong.
     """
+    owner = open_model(location, Checkpoint.open(location))
+    if owner.task == "encoder" and against is None:
+        raise UserError(f"{location} is an encoder and has no loss; name a base with --against")
+    locations = [str(location)] + ([] if against is None else [str(against)])
     with tempfile.TemporaryDirectory(prefix="steelyard-") as folder:
         windows = Path(folder) / "windows.npz"
         data.save(windows)
-        command = [sys.executable, "-m", "steelyard.measure.loaded", str(location)]
-        command += ["--windows", str(windows), "--batch-tokens", str(batch_tokens)]
-        command += [] if against is None else ["--against", str(against)]
+        script = str(Path(__file__).with_name("_plain.py"))
+        # Without -P the script's own folder would come first on the path, and its files shadow others.
+        command = [sys.executable, "-P", script, str(windows), str(batch_tokens), owner.task, *locations]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"transformers cannot load {location}: {reason}")
     result = json.loads(done.stdout.strip().splitlines()[-1])
-    measurement = Measurement.from_dict(result["measurement"])
-    return Loaded(measurement, tuple(result["missing"]), tuple(result["unexpected"]), result["loader"])
-
-
-def load(model: Model) -> tuple[Any, Mapping[str, Any]]:
-    """Return a folder's model as `from_pretrained` makes it, in float32, and the loader's report."""
-    import torch
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    if model.source.config.get("quantization_config", {}).get("quant_method") == "steelyard":
-        import steelyard.formats.native.transformers_plugin  # noqa: F401 - registers itself
-    loader: Any = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "encoder": AutoModel}[model.task]
-    loaded, report = loader.from_pretrained(
-        model.location, dtype=torch.float32, local_files_only=True, output_loading_info=True
+    return Loaded(
+        measurement=Measurement.from_dict(result["measurement"]),
+        missing=tuple(result["missing_keys"]),
+        unexpected=tuple(result["unexpected_keys"]),
+        mismatched=tuple(result["mismatched_keys"]),
+        loader=result["loader"],
+        without_steelyard=result["without_steelyard"],
     )
-    return loaded.eval(), report
 
 
-def measure_in_process(model: Model, base: Model | None, data: TokenSet, batch_tokens: int = 4096) -> Loaded:
-    """Load with transformers in this process and measure; see `measure_loaded`."""
+def score(modules: Sequence[Any], locations: Sequence[str], windows: str, batch_tokens: int) -> dict[str, Any]:
+    """Score loaded models; called in the fresh process, after they are loaded.
+
+    Args:
+        modules: the model, and the base if there is one.
+        locations: their folders.
+        windows: file of the windows, see `TokenSet.save`.
+        batch_tokens: positions run at once.
+
+    Returns:
+        {"measurement": the measurement as plain data}.
+    """
     from steelyard.measure.scores import embedding_measurement, language_measurement
 
-    module, report = load(model)
-    base_module = None if base is None else load(base)[0]
+    data = TokenSet.load(Path(windows))
     seed = 0
-    if model.task == "encoder":
-        if base is None:
-            raise UserError(f"{model.location} is an encoder and has no loss; name a base with --against")
-        first, second = (_embeddings(m, model, data, batch_tokens) for m in (module, base_module))
-        measurement = embedding_measurement(first, second, data, model.location, base.location, seed)
+    base = modules[1] if len(modules) > 1 else None
+    model = open_model(locations[-1], Checkpoint.open(locations[-1]))
+    task = model.task
+    if task == "encoder":
+        first, second = (_embeddings(module, model, data, batch_tokens) for module in (modules[0], modules[-1]))
+        measurement = embedding_measurement(first, second, data, locations[0], locations[-1], seed)
     else:
-        sums = _sums(module, base_module, model, data, batch_tokens)
-        name = None if base is None else base.location
-        measurement = language_measurement(sums, data, model.location, name, model.task, seed)
-    missing, unexpected = (tuple(sorted(report.get(key, ()))) for key in ("missing_keys", "unexpected_keys"))
-    return Loaded(measurement, missing, unexpected, type(module).__name__)
+        sums = _sums(modules[0], base, task, data, batch_tokens)
+        measurement = language_measurement(sums, data, locations[0], locations[-1], task, seed)
+    return {"measurement": measurement.to_dict()}
 
 
-def _sums(module: Any, base: Any, model: Model, data: TokenSet, batch_tokens: int) -> dict[str, np.ndarray]:
+def _sums(module: Any, base: Any, task: Task, data: TokenSet, batch_tokens: int) -> dict[str, np.ndarray]:
     import torch
 
     from steelyard.measure.fisher import parts_of
@@ -117,9 +125,9 @@ def _sums(module: Any, base: Any, model: Model, data: TokenSet, batch_tokens: in
     sums: dict[str, np.ndarray] = {}
     with torch.no_grad():
         for batch in data.batches(batch_tokens):
-            for _, part in parts_of(batch, model.vocabulary):
+            for _, part in parts_of(batch, module.get_output_embeddings().weight.shape[0]):
                 logits, base_logits = (
-                    None if m is None else m(**_arguments(model, part), use_cache=False).logits
+                    None if m is None else m(**_arguments(task, part), use_cache=False).logits
                     for m in (module, base)
                 )
                 assert logits is not None
@@ -136,51 +144,40 @@ def _embeddings(module: Any, model: Model, data: TokenSet, batch_tokens: int) ->
     found: dict[int, np.ndarray] = {}
     with torch.no_grad():
         for batch in data.batches(batch_tokens):
-            states = module(**_arguments(model, batch)).last_hidden_state
+            states = module(**_arguments("encoder", batch)).last_hidden_state
             found.update(zip(batch.windows.tolist(), pool(states, batch, model).numpy(), strict=True))
     return np.stack([found[number] for number in range(len(data.windows))])
 
 
-def _arguments(model: Model, batch: Any) -> dict[str, Any]:
+def _arguments(task: Task, batch: Batch) -> dict[str, Any]:
     import torch
 
     arguments = {"input_ids": torch.from_numpy(batch.inputs)}
-    if model.task != "causal":
+    if task != "causal":
         arguments["attention_mask"] = torch.from_numpy(batch.valid.astype(np.int64))
     return arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point of the fresh process."""
+    """Entry point of `python -m steelyard.measure.loaded`."""
     from steelyard.measure.evaluate import EvaluationOptions, held_out_windows
     from steelyard.measure.texts import load_documents
-    from steelyard.weights import Checkpoint
 
     parser = argparse.ArgumentParser(prog="python -m steelyard.measure.loaded")
     parser.add_argument("model")
-    parser.add_argument("texts", nargs="*")
+    parser.add_argument("texts", nargs="+")
     parser.add_argument("--against")
-    parser.add_argument("--windows", type=Path)
-    parser.add_argument("--batch-tokens", type=int, default=4096)
     given = parser.parse_args(arguments)
     try:
-        # Only headers and the files beside them are read here; transformers reads the weights.
-        model = open_model(given.model, Checkpoint.open(given.model))
-        base = open_model(given.against, Checkpoint.open(given.against)) if given.against else None
-        if given.windows:
-            data = TokenSet.load(given.windows)
-        else:
-            data = held_out_windows(base or model, load_documents(given.texts), EvaluationOptions())
-        result = measure_in_process(model, base, data, given.batch_tokens)
+        owner = given.against or given.model
+        data = held_out_windows(
+            open_model(owner, Checkpoint.open(owner)), load_documents(given.texts), EvaluationOptions()
+        )
+        result = measure_loaded(given.model, data, given.against)
     except SteelyardError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    answer = {
-        "measurement": result.measurement.to_dict(),
-        "missing": result.missing,
-        "unexpected": result.unexpected,
-        "loader": result.loader,
-    }
+    answer = asdict(result) | {"measurement": result.measurement.to_dict()}
     sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 
