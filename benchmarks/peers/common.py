@@ -7,7 +7,6 @@ files it saves, and by the weights it computes with, which are written decoded s
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import time
 from pathlib import Path
@@ -15,6 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+
+
+def peak_bytes() -> int:
+    """Most resident bytes of this process. (`getrusage` would count the parent's, inherited at the fork.)"""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 class Run:
@@ -60,7 +65,7 @@ class Run:
         record = {
             "nbytes": sum(file.stat().st_size for file in files),
             "seconds": self.seconds,
-            "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "peak_bytes": peak_bytes(),
         }
         (self.out / "record.json").write_text(json.dumps(record))
 
