@@ -3,8 +3,8 @@
     python benchmarks/fit.py [--models reference minilm] [--quick] [--out FOLDER]
 
 Makes the peers' environment on first use (benchmarks/.peers, from benchmarks/peers/requirements.txt). Every peer
-gets the calibration tokens `fit` gets. A peer is judged by the bytes of the weight files it saves and by the weights it
-computes with, measured by one program on the same held-out text. Two tables a model: budgets in bits per stored
+gets the calibration tokens `fit` gets. A peer is judged by the bytes of the weight files it saves and by the
+weights it computes with, measured by one program on the same held-out text. Two tables a model: budgets in bits per stored
 parameter with the best peer that fits each, and each peer's result beside `fit` at exactly the peer's bytes.
 """
 
