@@ -4,8 +4,8 @@
 
 Makes the peers' environment on first use (benchmarks/.peers, from benchmarks/peers/requirements.txt). Every peer
 gets the calibration tokens `fit` gets. A peer is judged by the bytes of the weight files it saves and by the
-weights it computes with, measured by one program on the same held-out text. Two tables a model: budgets in bits per stored
-parameter with the best peer that fits each, and each peer's result beside `fit` at exactly the peer's bytes.
+weights it computes with, measured by one program on the same held-out text. Two tables a model: budgets in bits per
+stored parameter with the best peer that fits each, and each peer beside `fit` at exactly the peer's bytes.
 """
 
 from __future__ import annotations

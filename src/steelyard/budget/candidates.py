@@ -8,6 +8,7 @@ from typing import Literal
 
 from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
+from steelyard.formats.base import scale_dtype
 from steelyard.spec import ModelSpec, TensorSpec
 
 Effort = Literal["quick", "good", "best"]
@@ -115,7 +116,7 @@ def _offer(spec: ModelSpec, format: Format, effort: Effort, group: str, names: S
     aliases = [alias for alias, table in spec.ties.items() if table in names and alias.endswith(".weight")]
     if aliases and not format.packs_tied:
         return Offer(group, (as_stored, *_apart(spec, format, effort, names[0], aliases[0])))
-    proposals = _for_matrices(tensors, effort) if all(map(_is_matrix, tensors)) else _for_vectors(tensors)
+    proposals = _for_matrices(spec, tensors, effort) if all(map(_is_matrix, tensors)) else _for_vectors(tensors)
     shared = [c for c in proposals if all(format.supports(spec, name, c) for name in names)]
     return Offer(group, (as_stored, *(tuple((name, codec) for name in names) for codec in shared)))
 
@@ -125,13 +126,17 @@ def _apart(spec: ModelSpec, format: Format, effort: Effort, table: str, head: st
     tensor = spec.tensors[table]
     if not _is_matrix(tensor):
         return
-    for first in _for_matrices([tensor], effort):
+    # Untying is one switch for all ties: a head's bias that was tied too is then a tensor of its own.
+    others: Choice = tuple((alias, None) for alias in spec.ties if alias != head)
+    proposals = [codec for codec in _for_matrices(spec, [tensor], effort) if format.supports(spec, table, codec)]
+    heads = [codec for codec in _for_matrices(spec, [tensor], effort) if format.supports(spec, head, codec)]
+    for first in proposals:
         if isinstance(first, DenseCodec):
             yield ((table, first),)
-        elif format.supports(spec, table, first):
-            for second in _for_matrices([tensor], effort):
-                if isinstance(second, IntegerCodec) and format.supports(spec, head, second):
-                    yield ((table, first), (head, second))
+        else:
+            for second in heads:
+                if isinstance(second, IntegerCodec):
+                    yield ((table, first), (head, second), *others)
 
 
 def _is_matrix(tensor: TensorSpec) -> bool:
@@ -143,11 +148,11 @@ def _for_vectors(tensors: Sequence[TensorSpec]) -> Iterator[Codec]:
         yield DenseCodec("F16")
 
 
-def _for_matrices(tensors: Sequence[TensorSpec], effort: Effort) -> Iterator[Codec]:
+def _for_matrices(spec: ModelSpec, tensors: Sequence[TensorSpec], effort: Effort) -> Iterator[Codec]:
     if all(tensor.dtype == "F32" for tensor in tensors):
         yield DenseCodec("F16")
-    # Scales keep the range of the weights they came from; float16 has three more bits of precision.
-    scale = "BF16" if any(tensor.dtype == "BF16" for tensor in tensors) else "F16"
+    # Loaders cast scales to the model's type; where that is float32, float16 has three more bits than bfloat16.
+    scale = scale_dtype(spec)
     columns = [tensor.matrix_shape[1] for tensor in tensors]
     for bits, group, symmetric in _MENU[effort]:
         if group is None or all(width > group for width in columns):
