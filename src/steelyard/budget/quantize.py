@@ -17,6 +17,7 @@ from steelyard.budget.produce import Produced, produce
 from steelyard.codecs import Codec, IntegerCodec
 from steelyard.formats import Format
 from steelyard.formats import get as get_format
+from steelyard.formats.base import scale_dtype
 from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.units import format_size, parse_size
@@ -41,10 +42,10 @@ class QuantizeOptions(BaseModel):
     embeddings: bool = Field(False, description="encode embedding tables too, where the format can")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
 
-    def codec(self) -> IntegerCodec:
-        """The codec these options name."""
+    def codec(self, scale_dtype: str) -> IntegerCodec:
+        """The codec these options name, with scales of a type."""
         group = None if self.per_row else self.group_size
-        return IntegerCodec(self.bits, group, self.symmetric, "BF16")
+        return IntegerCodec(self.bits, group, self.symmetric, scale_dtype)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class QuantizeResult:
 def plan_quantize(opened: OpenModel, options: QuantizeOptions) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan, and the matrices it leaves as they are."""
     format = get_format(options.format)
-    codec = options.codec()
+    codec = options.codec(scale_dtype(opened.spec))
     matrices = set(opened.spec.quantizable())
     tensors: dict[str, TensorPlan] = {}
     kept = []
@@ -140,7 +141,7 @@ def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SI
         return DryRun(
             model=str(model),
             budget=size,
-            asked=f"{options.codec().label} for every matrix",
+            asked=f"{options.codec(scale_dtype(opened.spec)).label} for every matrix",
             format=plan.format,
             smallest=size,
             nbytes=size,
