@@ -2,8 +2,8 @@
 
 Layers of a small language model: in each block four matrices of 256 x 256, two of 768 x 256 and one of 256 x 768,
 with inputs of a few strong directions and uneven power. Prints wall and processor seconds for the whole model and
-the error of the outputs relative to their power (geometric mean over matrices), on the inputs the rounding saw and on
-fresh ones. Last, the time of pricing a menu of candidates for every matrix. The work is made from a seed.
+the error of the outputs relative to their power (geometric mean over matrices), on the inputs the rounding saw and
+on fresh ones. Last, the time of pricing a menu of candidates for every matrix. The work is made from a seed.
 """
 
 from __future__ import annotations
