@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.codecs import IntegerCodec
+from steelyard.edits.quantize._rounded import Rounded
 from steelyard.edits.quantize.error import error
 from steelyard.edits.quantize.gptq import GptqOptions, gptq
 from steelyard.edits.quantize.rtn import RtnOptions, round_to_nearest
@@ -47,6 +48,14 @@ def textbook(weight: np.ndarray, moment: np.ndarray, order: np.ndarray, quantize
 def nearest(codec: IntegerCodec, scale: np.ndarray, zero: np.ndarray, value: np.ndarray) -> np.ndarray:
     low, high = codec.code_range
     return np.clip(np.round(value / scale + zero), low, high)
+
+
+def exact(result: Rounded) -> np.ndarray:
+    """Return the decoded matrix in float64: at 8 bits the rounding of float32 is not small beside the error."""
+    columns = result.codes.shape[1]
+    group = np.arange(columns) // (result.codec.group_size or columns)
+    zero = 0.0 if result.zero is None else result.zero.astype(np.float64)[:, group]
+    return (result.codes - zero) * result.scale.astype(np.float64)[:, group]
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=lambda codec: codec.label)
@@ -163,9 +172,9 @@ def test_sweeps_never_raise_the_objective_and_results_can_be_stored(
     for sweeps in (0, 1, 2, 5):
         options = GptqOptions(sweeps=sweeps, activation_order=activation_order)
         result = gptq(weight, codec, statistics, options)
-        miss = result.decode().astype(np.float64) - weight
+        miss = exact(result) - weight
         loss = np.einsum("ij,jk,ik->i", miss, hessian, miss)
-        assert (loss <= previous * (1 + 1e-5) + 1e-30).all()
+        assert (loss <= previous * (1 + 1e-9)).all()
         previous = loss
         low, high = codec.code_range
         assert result.codes.min() >= low and result.codes.max() <= high

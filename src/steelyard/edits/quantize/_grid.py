@@ -25,14 +25,14 @@ class Grid:
         low: smallest code.
         high: largest code.
         symmetric: whether the zero point is fixed at 0.
-        bounds: first column of each group, then the number of columns.
+        bounds: int64 [groups + 1], first column of each group, then the number of columns.
         number: the scale's dtype, as `_kernels.to_scale` wants it.
     """
 
     low: float
     high: float
     symmetric: bool
-    bounds: tuple[int, ...]
+    bounds: np.ndarray
     number: np.ndarray
 
     @classmethod
@@ -40,7 +40,7 @@ class Grid:
         """Return the grid of a codec for a matrix of so many columns (inputs)."""
         size = codec.group_size or columns
         low, high = codec.code_range
-        bounds = (*range(0, columns, size), columns)
+        bounds = np.append(np.arange(0, columns, size), columns)
         return cls(float(low), float(high), codec.symmetric, bounds, _number(codec.scale_dtype))
 
     @property
@@ -50,7 +50,7 @@ class Grid:
 
     def group_of(self) -> np.ndarray:
         """Return the group of every column, int64 [in]."""
-        sizes = np.diff(np.asarray(self.bounds))
+        sizes = np.diff(self.bounds)
         return np.repeat(np.arange(self.groups), sizes)
 
 

@@ -1,14 +1,18 @@
-"""The loops of rounding, compiled by numba. Imported only by code that rounds.
+"""The loops of rounding and of the search for scales, compiled by numba. Imported only by code that rounds.
 
 Everything is laid out transposed, [in, out] in float64, so that the innermost loop runs over independent rows of
 the weight and fills the vector registers without reordering a single sum: results are the same on every
 processor and for any number of threads. Codes are kept as float64 until the end for the same reason.
+
+An entry does all its work on a matrix in one call, matrix products included, without the interpreter's lock:
+threads that round different matrices meet only a few times for each. numba's cache notices changes of an entry's
+own file only: after a change here, touch `_compensation.py` too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -24,19 +28,27 @@ PANEL = 32
 _INTEGER = 6755399441055744.0
 
 
-def _compiled(function: Kernel) -> Kernel:
-    kernel: Kernel = numba.njit(cache=True, nogil=True, fastmath=False, error_model="numpy")(function)
-    return kernel
+def inner(function: Kernel) -> Kernel:
+    """Compile as part of the kernels that call it."""
+    return cast(Kernel, numba.njit(nogil=True, error_model="numpy")(function))
 
 
-@_compiled
+def entry(function: Kernel) -> Kernel:
+    """Compile at the first call and keep the result on disk where a folder for it can be written."""
+    try:
+        return cast(Kernel, numba.njit(cache=True, nogil=True, error_model="numpy")(function))
+    except RuntimeError:
+        return inner(function)
+
+
+@inner
 def to_code(value: float, low: float, high: float) -> float:
     """Round to the nearest integer and clip to the codes."""
     clipped = min(max(value, low), high)
     return (clipped + _INTEGER) - _INTEGER
 
 
-@_compiled
+@inner
 def to_scale(value: float, number: np.ndarray) -> float:
     """Round to a number that the scale's dtype holds, keep its sign, and stay within its range.
 
@@ -53,7 +65,7 @@ def to_scale(value: float, number: np.ndarray) -> float:
     return signed
 
 
-@_compiled
+@entry
 def round_columns(
     weight: np.ndarray,
     scale: np.ndarray,
@@ -71,8 +83,8 @@ def round_columns(
             codes[j, r] = to_code(weight[j, r] / scale[g, r] + zero[g, r], low, high)
 
 
-@_compiled
-def _load(source: np.ndarray, start: int, panel: np.ndarray) -> None:
+@inner
+def load(source: np.ndarray, start: int, panel: np.ndarray) -> None:
     """Copy rows `start` to `start + PANEL` of [columns, rows] into a panel; spare lanes become 0."""
     lanes = min(PANEL, source.shape[1] - start)
     for j in range(source.shape[0]):
@@ -82,69 +94,7 @@ def _load(source: np.ndarray, start: int, panel: np.ndarray) -> None:
             panel[j, i] = 0.0
 
 
-@_compiled
-def _store(panel: np.ndarray, start: int, target: np.ndarray) -> None:
-    """Copy a panel back into [columns, rows]."""
-    lanes = min(PANEL, target.shape[1] - start)
-    for j in range(target.shape[0]):
-        for i in range(lanes):
-            target[j, start + i] = panel[j, i]
-
-
-@_compiled
-def compensate(
-    weight: np.ndarray,
-    upper: np.ndarray,
-    scale: np.ndarray,
-    zero: np.ndarray,
-    group: np.ndarray,
-    low: float,
-    high: float,
-    codes: np.ndarray,
-    errors: np.ndarray,
-) -> None:
-    """Round the columns of one block in order, spreading each error over the later columns of the block.
-
-    Args:
-        weight: [block, rows].
-        upper: [block, block], the block's own part of the Cholesky factor.
-        scale: [groups, rows].
-        zero: [groups, rows].
-        group: [block], the group of each column.
-        low: smallest code.
-        high: largest code.
-        codes: [block, rows], written.
-        errors: [block, rows], written: (w - q) / upper[j, j].
-    """
-    columns, rows = weight.shape
-    panel = np.empty((columns, PANEL))
-    panel_codes = np.empty((columns, PANEL))
-    panel_errors = np.empty((columns, PANEL))
-    panel_scale = np.ones((scale.shape[0], PANEL))
-    panel_zero = np.zeros((scale.shape[0], PANEL))
-    for start in range(0, rows, PANEL):
-        _load(weight, start, panel)
-        lanes = min(PANEL, rows - start)
-        for g in range(scale.shape[0]):
-            for i in range(lanes):
-                panel_scale[g, i] = scale[g, start + i]
-                panel_zero[g, i] = zero[g, start + i]
-        for j in range(columns):
-            g = group[j]
-            diagonal = upper[j, j]
-            for i in range(PANEL):
-                code = to_code(panel[j, i] / panel_scale[g, i] + panel_zero[g, i], low, high)
-                panel_codes[j, i] = code
-                panel_errors[j, i] = (panel[j, i] - (code - panel_zero[g, i]) * panel_scale[g, i]) / diagonal
-            for k in range(j + 1, columns):
-                factor = upper[j, k]
-                for i in range(PANEL):
-                    panel[k, i] -= factor * panel_errors[j, i]
-        _store(panel_codes, start, codes)
-        _store(panel_errors, start, errors)
-
-
-@_compiled
+@inner
 def _evaluate(
     panel: np.ndarray,
     importance: np.ndarray,
@@ -175,7 +125,7 @@ def _evaluate(
         best_zero[i] = zero[i] if better else best_zero[i]
 
 
-@_compiled
+@inner
 def _fit(
     panel: np.ndarray,
     importance: np.ndarray,
@@ -220,8 +170,8 @@ def _fit(
         new_zero[i] = z
 
 
-@_compiled
-def search_scales(
+@inner
+def search_group(
     weight: np.ndarray,
     importance: np.ndarray,
     low: float,
@@ -259,7 +209,7 @@ def search_scales(
     best_zero = np.empty(PANEL)
     best_error = np.empty(PANEL)
     for start in range(0, rows, PANEL):
-        _load(weight, start, panel)
+        load(weight, start, panel)
         for i in range(PANEL):
             smallest[i] = 0.0
             largest[i] = 0.0
@@ -292,107 +242,49 @@ def search_scales(
             zero_out[start + i] = 0.0 if nothing else best_zero[i]
 
 
-@_compiled
-def refit_scales(
-    slope: np.ndarray,
-    image: np.ndarray,
-    number: np.ndarray,
-    codes: np.ndarray,
-    scale: np.ndarray,
-    zero: np.ndarray,
-    residual: np.ndarray,
-) -> bool:
-    """Move the scale of one group to its least-squares optimum given all the codes, where that lowers the error.
-
-    Args:
-        slope: [group, rows], H (w - q) at the group's columns; kept up to date.
-        image: [group, rows], H (codes - zero) at the group's columns, over the group's columns.
-        number: the scale's dtype, see `to_scale`.
-        codes: [group, rows].
-        scale: [rows], changed in place.
-        zero: [rows].
-        residual: [group, rows], w - q; kept up to date.
-
-    Returns:
-        Whether any scale changed.
-    """
-    columns, rows = codes.shape
-    above = np.zeros(rows)
-    below = np.zeros(rows)
-    step = np.zeros(rows)
-    for j in range(columns):
-        for r in range(rows):
-            level = codes[j, r] - zero[r]
-            above[r] += level * slope[j, r]
-            below[r] += level * image[j, r]
-    moved = 0.0
-    for r in range(rows):
-        old = scale[r]
-        new = to_scale(old + above[r] / below[r], number) if below[r] > 0.0 else old
-        gain = (new - old) * (2.0 * above[r] - (new - old) * below[r])
-        step[r] = new - old if gain > 0.0 else 0.0
-        scale[r] = new if gain > 0.0 else old
-        moved = max(moved, abs(step[r]))
-    if moved > 0.0:
-        for j in range(columns):
-            for r in range(rows):
-                residual[j, r] -= step[r] * (codes[j, r] - zero[r])
-                slope[j, r] -= step[r] * image[j, r]
-    return moved > 0.0
-
-
-@_compiled
-def move_codes(
-    slope: np.ndarray,
-    hessian: np.ndarray,
+@entry
+def search_scales(
+    weight: np.ndarray,
+    importance: np.ndarray,
+    bounds: np.ndarray,
     low: float,
     high: float,
-    codes: np.ndarray,
+    symmetric: bool,
+    factors: np.ndarray,
+    shifts: np.ndarray,
+    polish: int,
+    number: np.ndarray,
     scale: np.ndarray,
     zero: np.ndarray,
-    residual: np.ndarray,
-) -> bool:
-    """Move each code of a block of columns, one after the other, to the best value given all the others.
+) -> None:
+    """Find scales and zero points of all groups; see `search_group`.
 
     Args:
-        slope: [block, rows], H (w - q) at the block's columns.
-        hessian: [block, block], H at the block's columns.
+        weight: [in, rows].
+        importance: [in].
+        bounds: [groups + 1], first column of each group, then the number of columns.
         low: smallest code.
         high: largest code.
-        codes: [block, rows], changed in place.
-        scale: [rows], of the one group that all the columns belong to.
-        zero: [rows].
-        residual: [block, rows], w - q; kept up to date.
-
-    Returns:
-        Whether any code changed.
+        symmetric: whether the zero point is 0.
+        factors: shares of the full range to try.
+        shifts: offsets of the zero point, or signs of the scale.
+        polish: rounds of least squares.
+        number: the scale's dtype, see `to_scale`.
+        scale: [groups, rows], written.
+        zero: [groups, rows], written.
     """
-    columns, rows = codes.shape
-    panel = np.empty((columns, PANEL))
-    step = np.zeros(PANEL)
-    inverse = np.ones(PANEL)
-    anything = False
-    for start in range(0, rows, PANEL):
-        lanes = min(PANEL, rows - start)
-        _load(slope, start, panel)
-        for i in range(PANEL):
-            step[i] = 0.0
-        for i in range(lanes):
-            inverse[i] = 1.0 / scale[start + i]
-        for j in range(columns):
-            reach = 1.0 / hessian[j, j]
-            moved = 0.0
-            for i in range(lanes):
-                old = codes[j, start + i]
-                new = to_code(old + panel[j, i] * reach * inverse[i], low, high)
-                step[i] = (new - old) * scale[start + i]
-                codes[j, start + i] = new
-                residual[j, start + i] -= step[i]
-                moved = max(moved, abs(step[i]))
-            if moved > 0.0:
-                anything = True
-                for k in range(columns):
-                    h = hessian[j, k]
-                    for i in range(PANEL):
-                        panel[k, i] -= h * step[i]
-    return anything
+    for g in range(bounds.shape[0] - 1):
+        first, last = bounds[g], bounds[g + 1]
+        search_group(
+            weight[first:last],
+            importance[first:last],
+            low,
+            high,
+            symmetric,
+            factors,
+            shifts,
+            polish,
+            number,
+            scale[g],
+            zero[g],
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from steelyard.edits.quantize._grid import Grid
@@ -12,58 +14,59 @@ _SHARES = {2: (0.2, 24), 3: (0.3, 24), 4: (0.45, 20), 5: (0.6, 16), 6: (0.72, 12
 _POLISH = 3
 
 
-def choose(
-    weight: np.ndarray, importance: np.ndarray, grid: Grid, search: bool, scale: np.ndarray, zero: np.ndarray
-) -> None:
-    """Choose the scales of one group.
+@dataclass(frozen=True)
+class Search:
+    """What to try for every group.
 
-    Args:
-        weight: float64 [group, out].
-        importance: float64 [group], weights of the squared errors.
-        grid: of the whole matrix.
-        search: whether to search; otherwise they follow from the extremes.
-        scale: float64 [out], written.
-        zero: float64 [out], written.
+    Attributes:
+        factors: shares of the full range.
+        shifts: offsets of the zero point around the centred one; signs of the scale if symmetric.
+        polish: rounds of least squares on the codes found.
     """
-    from steelyard.edits.quantize import _kernels
 
-    middle = grid.high / ((grid.high - grid.low) / 2.0)
-    if search:
+    factors: np.ndarray
+    shifts: np.ndarray
+    polish: int
+
+    @classmethod
+    def of(cls, grid: Grid, search: bool) -> Search:
+        """Return the search for a grid; without `search` only the scale that follows from the extremes is taken."""
+        middle = grid.high / ((grid.high - grid.low) / 2.0)
+        if not search:
+            if grid.symmetric:
+                return cls(np.array([middle]), np.ones(1), 0)
+            return cls(np.ones(1), np.zeros(1), 0)
         lowest, count = _SHARES[int(grid.high - grid.low + 1.0).bit_length() - 1]
         # Both usual conventions are among the shares: the full range, and the middle between the two ends.
         factors = np.append(np.geomspace(lowest, 1.0, count), middle)
-        shifts = np.array([1.0, -1.0] if grid.symmetric else [0.0, -1.0, 1.0])
-    else:
-        factors = np.array([middle if grid.symmetric else 1.0])
-        shifts = np.array([1.0 if grid.symmetric else 0.0])
-    _kernels.search_scales(
-        weight,
-        importance if importance.max() > 0.0 else np.ones_like(importance),
-        grid.low,
-        grid.high,
-        grid.symmetric,
-        factors,
-        shifts,
-        _POLISH if search else 0,
-        grid.number,
-        scale,
-        zero,
-    )
+        return cls(factors, np.array([1.0, -1.0] if grid.symmetric else [0.0, -1.0, 1.0]), _POLISH)
 
 
-def choose_all(
-    weight: np.ndarray, importance: np.ndarray, grid: Grid, search: bool
-) -> tuple[np.ndarray, np.ndarray]:
+def choose(weight: np.ndarray, importance: np.ndarray, grid: Grid, search: Search) -> tuple[np.ndarray, np.ndarray]:
     """Return scales and zero points of every group of a matrix, float64 [groups, out] each.
 
     Args:
         weight: float64 [in, out].
         importance: float64 [in].
         grid: of the matrix.
-        search: whether to search; otherwise they follow from the extremes.
+        search: what to try.
     """
+    from steelyard.edits.quantize import _kernels
+
     scale = np.empty((grid.groups, weight.shape[1]))
     zero = np.empty_like(scale)
-    for g, (start, stop) in enumerate(zip(grid.bounds, grid.bounds[1:], strict=False)):
-        choose(weight[start:stop], importance[start:stop], grid, search, scale[g], zero[g])
+    _kernels.search_scales(
+        weight,
+        importance,
+        grid.bounds,
+        grid.low,
+        grid.high,
+        grid.symmetric,
+        search.factors,
+        search.shifts,
+        search.polish,
+        grid.number,
+        scale,
+        zero,
+    )
     return scale, zero

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.codecs import IntegerCodec
 from steelyard.edits.quantize import _scales
 from steelyard.edits.quantize._grid import Grid
-from steelyard.edits.quantize._refine import refine
 from steelyard.edits.quantize._rounded import Rounded, collect
 from steelyard.edits.quantize.rtn import RtnOptions, round_to_nearest
 from steelyard.edits.quantize.statistics import Factor, Statistics
@@ -16,6 +17,9 @@ from steelyard.edits.registry import method
 
 # Rows of the weight worked on at a time: bounds memory, and is the same for any number of threads.
 _ROWS = 1024
+
+# Columns whose codes move between two matrix products.
+_MOVED_TOGETHER = 64
 
 
 class GptqOptions(BaseModel):
@@ -72,8 +76,7 @@ def gptq(
     for start in range(0, weight.shape[0], _ROWS):
         rows = np.ascontiguousarray(weight[start : start + _ROWS].T, dtype=np.float64)
         codes, scale, zero = _compensated(rows, grid, factor, options)
-        if options.sweeps:
-            refine(rows, grid, factor.hessian, options.sweeps, codes, scale, zero)
+        _refined(rows, grid, factor, options, codes, scale, zero)
         pieces.append((codes, scale, zero))
     return collect(codec, pieces)
 
@@ -83,52 +86,74 @@ Solution = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def _compensated(rows: np.ndarray, grid: Grid, factor: Factor, options: GptqOptions) -> Solution:
-    from steelyard.edits.quantize import _kernels
+    from steelyard.edits.quantize import _compensation
 
+    search = _scales.Search.of(grid, options.search)
     if options.activation_order:
-        scale, zero = _scales.choose_all(rows, factor.importance, grid, options.search)
+        scale, zero = _scales.choose(rows, factor.importance, grid, search)
     else:
-        scale, zero = np.empty((2, grid.groups, rows.shape[1]))
-    work = rows[factor.order]
-    importance = factor.importance[factor.order]
-    group = grid.group_of()[factor.order]
-    codes = np.empty_like(work)
-    errors = np.empty_like(work)
-    for start, stop in _blocks(grid, options):
-        # What the errors so far have left to this block, in one product: everything before `start` is final.
-        inside = slice(start, stop)
-        work[inside] -= factor.upper[:start, inside].T @ errors[:start]
-        if not options.activation_order and start in grid.bounds:
-            g = grid.bounds.index(start)
-            whole = slice(start, grid.bounds[g + 1])
-            now = work[whole].copy()
-            now[stop - start :] -= factor.upper[:start, stop : whole.stop].T @ errors[:start]
-            _scales.choose(now, importance[whole], grid, options.search, scale[g], zero[g])
-        _kernels.compensate(
-            work[inside],
-            factor.upper[inside, inside],
-            scale,
-            zero,
-            group[inside],
-            grid.low,
-            grid.high,
-            codes[inside],
-            errors[inside],
-        )
+        scale, zero = np.zeros((2, grid.groups, rows.shape[1]))
+    starts, searched = _blocks(grid, options)
+    codes = np.empty_like(rows)
+    _compensation.compensate(
+        rows[factor.order],
+        factor.upper,
+        starts,
+        searched,
+        factor.importance[factor.order],
+        grid.group_of()[factor.order],
+        grid.bounds,
+        grid.low,
+        grid.high,
+        grid.symmetric,
+        search.factors,
+        search.shifts,
+        search.polish,
+        grid.number,
+        scale,
+        zero,
+        codes,
+    )
     stored = np.empty_like(codes)
     stored[factor.order] = codes
     return stored, scale, zero
 
 
-def _blocks(grid: Grid, options: GptqOptions) -> list[tuple[int, int]]:
-    """Return the columns between two matrix products; a group whose scales are searched on the way begins one."""
-    columns = grid.bounds[-1]
+def _blocks(grid: Grid, options: GptqOptions) -> tuple[np.ndarray, np.ndarray]:
+    """Return where blocks start, with the end, and the group each one begins by searching its scales, or -1."""
+    columns = int(grid.bounds[-1])
     if options.activation_order:
-        starts = list(range(0, columns, options.block))
-    else:
-        starts = [
-            start
-            for first, last in zip(grid.bounds, grid.bounds[1:], strict=False)
-            for start in range(first, last, options.block)
-        ]
-    return list(zip(starts, [*starts[1:], columns], strict=True))
+        starts = np.append(np.arange(0, columns, options.block), columns)
+        return starts, np.full(len(starts) - 1, -1)
+    pieces = [np.arange(first, last, options.block) for first, last in pairwise(grid.bounds)]
+    searched = np.concatenate([np.where(piece == piece[0], g, -1) for g, piece in enumerate(pieces)])
+    return np.append(np.concatenate(pieces), columns), searched
+
+
+def _refined(
+    rows: np.ndarray,
+    grid: Grid,
+    factor: Factor,
+    options: GptqOptions,
+    codes: np.ndarray,
+    scale: np.ndarray,
+    zero: np.ndarray,
+) -> None:
+    """Refit scales and codes in place, under the same second moment."""
+    from steelyard.edits.quantize import _compensation
+
+    group = grid.group_of()
+    residual = rows - (codes - zero[group]) * scale[group]
+    _compensation.refine(
+        residual,
+        factor.hessian,
+        grid.bounds,
+        _MOVED_TOGETHER,
+        options.sweeps,
+        grid.low,
+        grid.high,
+        grid.number,
+        codes,
+        scale,
+        zero,
+    )

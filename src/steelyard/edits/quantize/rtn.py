@@ -56,11 +56,12 @@ def round_to_nearest(
     columns = weight.shape[1]
     grid = Grid.of(codec, columns)
     importance = (statistics or Statistics()).importance(columns)
+    search = _scales.Search.of(grid, options.search)
     group = grid.group_of()
     pieces = []
     for start in range(0, weight.shape[0], _ROWS):
         rows = np.ascontiguousarray(weight[start : start + _ROWS].T, dtype=np.float64)
-        scale, zero = _scales.choose_all(rows, importance, grid, options.search)
+        scale, zero = _scales.choose(rows, importance, grid, search)
         codes = np.empty_like(rows)
         _kernels.round_columns(rows, scale, zero, group, grid.low, grid.high, codes)
         pieces.append((codes, scale, zero))
