@@ -136,6 +136,19 @@ def test_kept_weights_give_the_same_results(written: Build) -> None:
     assert "_kept" not in "".join(kept.state_dict())
 
 
+def test_state_dicts_hold_the_bytes_and_nothing_new(written: Build) -> None:
+    made = written("llama-tied", "float32", "steelyard")
+    model, _ = loaded(made.folder, "AutoModelForCausalLM")
+    state = model.state_dict()
+    assert set(state) == {*made.decoded, "lm_head.weight"}
+    other, _ = loaded(made.folder, "AutoModelForCausalLM")
+    with torch.no_grad():
+        other.model.embed_tokens.weight.zero_()
+    other.load_state_dict(state, strict=True)
+    assert torch.equal(output(other), output(model))
+    assert next(model.parameters()).dtype == model.dtype == torch.float32
+
+
 def test_inputs_get_gradients(written: Build) -> None:
     model, _ = loaded(written("llama", "float32", "steelyard").folder, "AutoModelForCausalLM")
     embedded = model.get_input_embeddings()(IDS).requires_grad_()

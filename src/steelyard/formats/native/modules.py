@@ -24,21 +24,31 @@ class Packed(nn.Module):
     """
 
     weight: nn.Parameter
+    like: nn.Parameter
 
     def __init__(self, matrix: PackedMatrix, dtype: torch.dtype, device: torch.device | None = None) -> None:
         super().__init__()
         self.matrix = matrix
         self.keep_decoded = False
         self._kept: Tensor | None = None
+        # An empty parameter that follows `.to()`, which casts it but not the bytes. It comes first because callers
+        # ask a model's first parameter for the type of them all. It is in no state dict.
+        self.like = nn.Parameter(torch.empty(0, dtype=dtype, device="cpu"), requires_grad=False)
         blob = torch.empty(matrix.nbytes, dtype=torch.uint8, device=device)
         self.weight = nn.Parameter(blob, requires_grad=False)
-        # An empty buffer that follows `.to()`: the weight's bytes must not be cast, results must.
-        self.register_buffer("like", torch.empty(0, dtype=dtype, device=device), persistent=False)
 
     @property
     def dtype(self) -> torch.dtype:
         """Type of the results."""
-        return self.get_buffer("like").dtype
+        return self.like.dtype
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.pop(f"{prefix}like")
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *other: Any) -> None:
+        state_dict.setdefault(f"{prefix}like", self.like.data)
+        super()._load_from_state_dict(state_dict, prefix, *other)
 
     def decoded(self) -> Tensor:
         """Return the whole matrix [out, in] in the module's float type."""

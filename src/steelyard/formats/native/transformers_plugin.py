@@ -94,6 +94,8 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
         for name, module in model.named_modules():
             if isinstance(module, Packed) and not getattr(module.weight, "_is_hf_initialized", False):
                 raise _damaged(f"{name}.weight is in no weight file")
+            if isinstance(module, Packed):
+                module.like.data = module.like.data.to(module.weight.device)
             if isinstance(module, PackedLinear) and module.bias is not None:
                 # Tying pads a head's bias to the length of its weight, here a number of bytes.
                 module.bias.data = module.bias.data[: module.out_features]
