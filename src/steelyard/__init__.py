@@ -16,7 +16,7 @@ from steelyard import registration
 if TYPE_CHECKING:
     from steelyard.api import fit, measure, open, quantize
     from steelyard.errors import SteelyardError, UserError, VerificationError
-    from steelyard.load import load
+    from steelyard.loading import load
 
 __version__ = "0.1.0"
 
@@ -26,7 +26,7 @@ _HOMES = {
     "quantize": "steelyard.api",
     "measure": "steelyard.api",
     "open": "steelyard.api",
-    "load": "steelyard.load",
+    "load": "steelyard.loading",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
     "VerificationError": "steelyard.errors",

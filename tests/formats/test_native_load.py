@@ -17,7 +17,7 @@ from formats.conftest import Build, class_of  # noqa: E402
 from formats.folders import KINDS, Written, integers, write_folder, write_reference  # noqa: E402
 from steelyard.errors import UserError  # noqa: E402
 from steelyard.formats.native.modules import Packed, PackedEmbedding, PackedLinear  # noqa: E402
-from steelyard.load import load  # noqa: E402
+from steelyard.loading import load  # noqa: E402
 
 IDS = torch.arange(3, 43).view(2, 20)
 
@@ -134,6 +134,13 @@ def test_kept_weights_give_the_same_results(written: Build) -> None:
     linear = kept.model.layers[0].mlp.down_proj
     assert linear._kept is not None and once.model.layers[0].mlp.down_proj._kept is None
     assert "_kept" not in "".join(kept.state_dict())
+
+
+def test_the_public_name_stays_a_function() -> None:
+    import steelyard
+    import steelyard.loading
+
+    assert steelyard.load is load is steelyard.loading.load
 
 
 def test_state_dicts_hold_the_bytes_and_nothing_new(written: Build) -> None:

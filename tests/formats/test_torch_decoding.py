@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 
 from formats.folders import every_codec  # noqa: E402
 from steelyard.codecs import Codec, IntegerCodec, blob  # noqa: E402
-from steelyard.formats.native.torch_decoding import PackedMatrix, _decode  # noqa: E402
+from steelyard.formats.native.torch_decoding import PackedMatrix, _decode, _integers  # noqa: E402
 from steelyard.seeds import generator  # noqa: E402
 
 SHAPES = [(70, 96), (33, 40), (16, 17)]
@@ -34,6 +34,17 @@ def test_torch_decodes_as_the_codec_does(codec: Codec, shape: tuple[int, int]) -
     np.testing.assert_allclose(everything.numpy(), expected, atol=tolerance, rtol=0)
     rows = torch.tensor([shape[0] - 1, 0, 0, 5])
     np.testing.assert_allclose(matrix.decode(data, rows).numpy(), expected[rows.numpy()], atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_rows_by_torchs_own_operations(bits: int, symmetric: bool) -> None:
+    # What other devices do, here on the CPU.
+    codec = IntegerCodec(bits, 16, symmetric, "F32")
+    data, expected = encoded(codec, (70, 40))
+    rows = torch.tensor([69, 3, 3, 31, 32])
+    found = _integers(codec, PackedMatrix(codec, (70, 40)).parts(data), 40, rows)
+    np.testing.assert_array_equal(found.numpy(), expected[rows.numpy()])
 
 
 def test_no_rows_are_none() -> None:

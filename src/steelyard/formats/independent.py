@@ -120,7 +120,9 @@ def float_rows(array: np.ndarray) -> Rows:
 def to_float32(array: np.ndarray) -> np.ndarray:
     """Return floats as float32; bfloat16 by its bits, which is exact and fast."""
     if array.dtype == ml_dtypes.bfloat16:
-        return (np.ascontiguousarray(array).view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        wide = np.ascontiguousarray(array).view(np.uint16).astype(np.uint32)
+        wide <<= np.uint32(16)
+        return wide.view(np.float32)
     return array.astype(np.float32, copy=False)
 
 
@@ -197,11 +199,11 @@ def _integer_rows(codec: IntegerCodec, shape: tuple[int, int], parts: Mapping[st
         whole = columns // each * each
         for first, last, width in ((0, whole, each), (whole, columns, columns - whole)):
             if last > first:
-                block = values[:, first:last].reshape(stop - start, -1, width)
+                block = values[:, first:last].reshape(stop - start, -1, width, copy=False)
                 groups = slice(first // each, first // each + block.shape[1])
                 if zero is not None:
-                    block = block - zero[start:stop, groups, None].astype(np.float32)
-                values[:, first:last] = (block * scale[start:stop, groups, None]).reshape(stop - start, -1)
+                    block -= zero[start:stop, groups, None].astype(np.float32)
+                block *= scale[start:stop, groups, None]
         return values
 
     return rows

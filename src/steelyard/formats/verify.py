@@ -157,8 +157,7 @@ def _error(original: np.ndarray, decoded: Rows) -> float:
     def sums(start: int) -> tuple[float, float]:
         stop = min(start + step, rows)
         before = to_float32(matrix[start:stop])
-        difference = decoded(start, stop) - before
-        return _squares(difference), _squares(before)
+        return _squares(decoded(start, stop) - before), _squares(before)
 
     pairs = map_threads(sums, range(0, rows, step))
     distance = math.fsum(pair[0] for pair in pairs)
@@ -167,4 +166,4 @@ def _error(original: np.ndarray, decoded: Rows) -> float:
 
 
 def _squares(array: np.ndarray) -> float:
-    return float(np.einsum("ij,ij->i", array, array).sum(dtype=np.float64))
+    return float(np.vecdot(array, array).sum(dtype=np.float64))

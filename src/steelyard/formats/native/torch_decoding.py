@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import ml_dtypes
+import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec, split
+from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec, pack, split
 
 TORCH_TYPES = {
     "F32": torch.float32,
@@ -98,12 +100,34 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
         scale = parts.get("weight_scale")
         return weight.float() if scale is None else weight.float() * (scale if rows is None else scale[rows])
     if isinstance(codec, IntegerCodec):
+        if rows is not None and rows.device.type == "cpu":
+            return _rows_by_kernel(codec, parts, shape[1], rows)
         if rows is None:
             rows = torch.arange(shape[0], device=parts["weight_packed"].device)
         step = max(1, _CHUNK // shape[1])
         chunks = (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
         return torch.cat([_integers(codec, parts, shape[1], chunk) for chunk in chunks])
     raise NotImplementedError(f"no torch decoder for {codec.label}")
+
+
+def _rows_by_kernel(codec: IntegerCodec, parts: dict[str, Tensor], columns: int, rows: Tensor) -> Tensor:
+    """Decode some rows as a small matrix of their own."""
+    if not len(rows):
+        return torch.empty(0, columns)
+    taken = {part: parts[part][rows] for part in ("weight_packed", "weight_scale")}
+    if not codec.symmetric:
+        # Zero points are packed down the rows, so those of some rows have to be packed anew.
+        zeros = _fields(parts["weight_zero_point"].T, codec.bits, rows) - (1 << (codec.bits - 1))
+        words = pack(zeros.to(torch.int8).numpy(), codec.bits)
+        taken["weight_zero_point"] = torch.from_numpy(words).T.contiguous()
+    arrays = {part: _as_numpy(tensor) for part, tensor in taken.items()}
+    return torch.from_numpy(codec.decode(arrays, (len(rows), columns)))
+
+
+def _as_numpy(tensor: Tensor) -> np.ndarray:
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
 
 def _integers(codec: IntegerCodec, parts: dict[str, Tensor], columns: int, rows: Tensor) -> Tensor:
