@@ -117,8 +117,8 @@ def test_factor_is_the_cholesky_factor_of_the_inverse() -> None:
     _, moment = correlated(3, 1, 60)
     factor = factorize(moment, 0.01, True)
     ordered = factor.hessian[np.ix_(factor.order, factor.order)]
-    np.testing.assert_allclose(factor.upper.T @ factor.upper @ ordered, np.eye(60), atol=1e-9)
-    assert (np.tril(factor.upper, -1) == 0).all()
+    np.testing.assert_allclose(factor.lower @ factor.lower.T @ ordered, np.eye(60), atol=1e-9)
+    assert (np.triu(factor.lower, 1) == 0).all()
     assert (np.diff(np.diag(moment)[factor.order]) <= 0).all()
 
 

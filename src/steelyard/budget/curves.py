@@ -16,6 +16,7 @@ from steelyard.codecs import Codec, require_finite
 from steelyard.errors import WeightError
 from steelyard.formats import Format
 from steelyard.formats.base import tensor_of
+from steelyard.parallel import map_threads, single_threaded_blas
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint, StoredTensor, entry_bytes_bound
@@ -81,7 +82,7 @@ def measure_curves(
     for offer in menu:
         apart = is_apart(spec, offer)
         for name in offer.names():
-            wanted = {c for choice in offer.choices for n, c in choice if n == name and c is not None}
+            wanted = dict.fromkeys(c for choice in offer.choices for n, c in choice if n == name and c is not None)
             missing = [codec for codec in wanted if (name, codec, apart) not in known]
             if missing:
                 damages = _damages(checkpoint, spec, name, missing, knowledge, rounding, apart)
@@ -123,13 +124,14 @@ def _damages(
     require_finite(source, stored)
     weight = np.ascontiguousarray(stored, dtype=np.float32)
     known = knowledge.of(name, apart)
+
+    def damage(codec: Codec) -> float:
+        encoded = encode(weight, codec, rounding_of(codec, rounding), known.statistics)
+        return known.damage(weight, encoded.decoded)
+
     try:
-        return {
-            codec: known.damage(
-                weight, encode(weight, codec, rounding_of(codec, rounding), known.statistics).decoded
-            )
-            for codec in codecs
-        }
+        with single_threaded_blas():
+            return dict(zip(codecs, map_threads(damage, codecs), strict=True))
     except WeightError as error:
         # A weight beyond the range of the types on offer.
         raise WeightError(f"{source}: {error}, or leave it as it is with --keep '{re.escape(source)}'") from None

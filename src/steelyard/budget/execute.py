@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.budget.encoding import encode_parts
+from steelyard.budget.encoding import ABSMAX, encode_parts
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, stored_tensors
 from steelyard.codecs import relative_error
 from steelyard.formats import Format
+from steelyard.parallel import single_threaded_blas, stream_threads
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint
@@ -58,21 +60,30 @@ def write_plan(
     stored = stored_tensors(plan, spec, format)
     apart = any(name in spec.ties for name in plan.tensors)
     errors: dict[str, float] = {}
+
+    def encoded(name: str) -> tuple[dict[str, np.ndarray], float]:
+        item = plan.tensors[name]
+        assert item.codec is not None
+        matrix = matrix_of(checkpoint, spec, item.source)
+        parts = encode_parts(item, item.codec, matrix, knowledge.of(name, apart))
+        return format.pack(spec, name, item.codec, parts), relative_error(item.codec, matrix, parts)
+
+    names = [name for name, item in plan.tensors.items() if item.codec is not None]
+    # The streamed path has threads of its own within each tensor, and holds one tensor at a time.
+    streamed = all(plan.tensors[name].rounding in ("", ABSMAX) for name in names)
     progress.start("writing", sum(spec.tensors[item.source].nbytes for item in plan.tensors.values()), "B")
-    for name, item in plan.tensors.items():
-        missing = [tensor.name for tensor in stored[name] if not writer.done(tensor.name)]
-        if item.codec is None:
-            if missing:
+    with nullcontext() if streamed else single_threaded_blas():
+        results = stream_threads(encoded, names, 1 if streamed else None)
+        for name, item in plan.tensors.items():
+            missing = [tensor.name for tensor in stored[name] if not writer.done(tensor.name)]
+            if item.codec is not None:
+                packed, errors[name] = next(results)
+                for part in missing:
+                    writer.write(part, packed[part])
+            elif missing:
                 writer.write(name, checkpoint.tensor(item.source))
-        else:
-            matrix = matrix_of(checkpoint, spec, item.source)
-            parts = encode_parts(item, item.codec, matrix, knowledge.of(name, apart))
-            errors[name] = relative_error(item.codec, matrix, parts)
-            packed = format.pack(spec, name, item.codec, parts)
-            for part in missing:
-                writer.write(part, packed[part])
-        checkpoint.advise_done(item.source)
-        progress.advance(spec.tensors[item.source].nbytes)
+            checkpoint.advise_done(item.source)
+            progress.advance(spec.tensors[item.source].nbytes)
     progress.finish()
     config = format.config(spec, checkpoint.config, plan.codecs())
     writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())

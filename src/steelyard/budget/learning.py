@@ -14,7 +14,7 @@ from steelyard.progress import SILENT, Progress
 if TYPE_CHECKING:
     from steelyard.measure.calibration import Calibration
     from steelyard.measure.model import Model
-    from steelyard.measure.texts import Corpus
+    from steelyard.measure.texts import Corpora, Corpus
 
 NO_DATA = "none"
 
@@ -59,12 +59,13 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
     from steelyard.measure.windows import cut
 
     model = open_model(opened.checkpoint.location)
-    texts, held_out = texts_of(model, options, progress)
+    corpora = texts_of(model, options, progress)
     kept = Path(options.calibration) if options.calibration else work / "calibration.safetensors"
     if kept.exists():
         identity = model_identity(model.source)
         calibration = Calibration.open(kept, identity)
-        return Learned(calibration, model, held_out, calibration.description, ())
+        return Learned(calibration, model, corpora.held_out, calibration.description, ())
+    texts = corpora.calibration
     tokens = cut(
         texts,
         model.tokenizer,
@@ -82,20 +83,22 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
     )
     kept.parent.mkdir(parents=True, exist_ok=True)
     calibration = collect(model, tokens, kept, settings, progress)
-    return Learned(calibration, model, held_out, calibration.description, ())
+    return Learned(calibration, model, corpora.held_out, calibration.description, ())
 
 
-def texts_of(model: Model, options: FitOptions, progress: Progress = SILENT) -> tuple[Corpus, Corpus]:
+def texts_of(model: Model, options: FitOptions, progress: Progress = SILENT) -> Corpora:
     """Return the texts to calibrate on and, disjoint from them, those to measure on."""
     from steelyard.measure.defaults import default_corpora
     from steelyard.measure.texts import load_documents
 
     if options.data is None:
         wanted = max(options.sequences, options.eval_sequences)
-        default = default_corpora(model, options.seed, progress, sequences=wanted, length=options.sequence_length)
-        texts, held_out = default.calibration, default.held_out
+        corpora = default_corpora(model, options.seed, progress, sequences=wanted, length=options.sequence_length)
     elif options.eval_data is None:
-        texts, held_out = load_documents(options.data).split()
+        corpora = Corpora.of(*load_documents(options.data).split())
     else:
-        texts = held_out = load_documents(options.data)
-    return texts, held_out if options.eval_data is None else load_documents(options.eval_data)
+        corpora = Corpora.of(*2 * [load_documents(options.data)])
+    if options.eval_data is None:
+        return corpora
+    held_out = load_documents(options.eval_data)
+    return Corpora(lambda: corpora.calibration, lambda: held_out)

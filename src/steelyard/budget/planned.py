@@ -12,6 +12,7 @@ from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan
 from steelyard.formats import Format
 from steelyard.jobs import OpenModel
+from steelyard.parallel import single_threaded_blas
 
 
 class PlannedSource:
@@ -38,6 +39,7 @@ class PlannedSource:
         if item.codec is None:
             return self._opened.checkpoint.tensor(item.source)
         matrix = matrix_of(self._opened.checkpoint, self._opened.spec, item.source)
-        parts = encode_parts(item, item.codec, matrix, self._knowledge.of(name, self._apart))
+        with single_threaded_blas():
+            parts = encode_parts(item, item.codec, matrix, self._knowledge.of(name, self._apart))
         decoded = item.codec.decode(parts, matrix.shape)
         return decoded.T if self._opened.spec.tensors[item.source].transposed else decoded

@@ -16,27 +16,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from steelyard.measure.calibration import Calibration, CalibrationOptions, DamageTerm
     from steelyard.measure.collect import calibrate
-    from steelyard.measure.defaults import DefaultCorpora, default_corpora
+    from steelyard.measure.defaults import default_corpora
     from steelyard.measure.estimates import Estimate
     from steelyard.measure.evaluate import EvaluationOptions, Evaluator, held_out_windows
     from steelyard.measure.identity import model_identity
     from steelyard.measure.loaded import Loaded, measure_loaded
     from steelyard.measure.measurement import QUANTITIES, Measurement
     from steelyard.measure.model import Model, Overlay, WeightSource, open_model
-    from steelyard.measure.texts import Corpus, Document, load_documents
+    from steelyard.measure.texts import Corpora, Corpus, Document, load_documents
     from steelyard.measure.windows import TokenSet, cut
 
 _WHERE = {
     "calibration": ("Calibration", "CalibrationOptions", "DamageTerm"),
     "collect": ("calibrate",),
-    "defaults": ("DefaultCorpora", "default_corpora"),
+    "defaults": ("default_corpora",),
     "estimates": ("Estimate",),
     "evaluate": ("EvaluationOptions", "Evaluator", "held_out_windows"),
     "identity": ("model_identity",),
     "loaded": ("Loaded", "measure_loaded"),
     "measurement": ("QUANTITIES", "Measurement"),
     "model": ("Model", "Overlay", "WeightSource", "open_model"),
-    "texts": ("Corpus", "Document", "load_documents"),
+    "texts": ("Corpora", "Corpus", "Document", "load_documents"),
     "windows": ("TokenSet", "cut"),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -45,9 +45,9 @@ __all__ = [
     "QUANTITIES",
     "Calibration",
     "CalibrationOptions",
+    "Corpora",
     "Corpus",
     "DamageTerm",
-    "DefaultCorpora",
     "Document",
     "Estimate",
     "EvaluationOptions",

@@ -6,12 +6,11 @@ import ast
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from steelyard.errors import UserError
 from steelyard.measure.generate import WHOLE_MODEL_BYTES, can_generate, generate
 from steelyard.measure.model import Model
-from steelyard.measure.texts import Corpus, Document
+from steelyard.measure.texts import Corpora, Corpus, Document
 from steelyard.measure.windows import cut
 from steelyard.progress import SILENT, Progress
 from steelyard.reference import corpus
@@ -24,17 +23,9 @@ PLAUSIBLE_SHARE = 0.7
 _SHORTEST_DOCSTRING = 200
 
 
-@dataclass(frozen=True)
-class DefaultCorpora:
-    """Disjoint texts to calibrate on and to measure with."""
-
-    calibration: Corpus
-    held_out: Corpus
-
-
 def default_corpora(
     model: Model, seed: int = 0, progress: Progress = SILENT, *, sequences: int = 128, length: int = 256
-) -> DefaultCorpora:
+) -> Corpora:
     """Choose texts for a model nobody gave texts for.
 
     A causal model is calibrated half on text it writes itself, half on Python sources of the standard library,
@@ -62,21 +53,34 @@ def default_corpora(
             f"no text to measure {model.location} with: above {format_size(WHOLE_MODEL_BYTES)} it writes none "
             f"itself, and {verdict}; pass text with --data"
         )
-    if sources is not None:
-        own = generate(model, range(sequences // 2), length, seed, progress) if able else []
-        said = f"{len(own)} texts written by the model itself, {length} tokens each, and " if own else ""
-        calibration, held_out = sources
-        return DefaultCorpora(
-            Corpus(
-                (*own, *calibration), f"{said}{len(calibration)} Python sources of the standard library ({verdict})"
+    if sources is None:
+        return Corpora(
+            lambda: _written(model, range(sequences), length, seed, progress, verdict),
+            lambda: _written(
+                model, range(sequences, 2 * sequences), length, seed, progress, f"{verdict}, other draws"
             ),
-            Corpus(held_out, f"{len(held_out)} other Python sources of the standard library ({verdict})"),
         )
-    own = generate(model, range(2 * sequences), length, seed, progress)
-    said = f"{sequences} texts written by the model itself, {length} tokens each ({verdict})"
-    return DefaultCorpora(
-        Corpus(tuple(own[:sequences]), said), Corpus(tuple(own[sequences:]), f"{said}, other draws")
+    calibration, held_out = sources
+
+    def calibrate() -> Corpus:
+        read = Corpus(calibration, f"{len(calibration)} Python sources of the standard library ({verdict})")
+        if not able or sequences < 2:
+            return read
+        own = _written(model, range(sequences // 2), length, seed, progress)
+        return Corpus((*own.documents, *read.documents), f"{own.description}, and {read.description}")
+
+    return Corpora(
+        calibrate,
+        lambda: Corpus(held_out, f"{len(held_out)} other Python sources of the standard library ({verdict})"),
     )
+
+
+def _written(
+    model: Model, numbers: Sequence[int], length: int, seed: int, progress: Progress, remark: str = ""
+) -> Corpus:
+    documents = generate(model, numbers, length, seed, progress)
+    said = f"{len(documents)} texts written by the model itself, {length} tokens each"
+    return Corpus(tuple(documents), f"{said} ({remark})" if remark else said)
 
 
 def _sources(model: Model, length: int) -> tuple[tuple[tuple[Document, ...], tuple[Document, ...]] | None, str]:
@@ -103,14 +107,15 @@ def _sources(model: Model, length: int) -> tuple[tuple[tuple[Document, ...], tup
     return (calibration, held_out), found
 
 
-def _docstrings(model: Model) -> DefaultCorpora:
+def _docstrings(model: Model) -> Corpora:
     try:
         calibration, held_out = (_prose(corpus.files(split)) for split in ("calibration", "held-out"))
     except UserError:
         raise UserError(f"no text to measure {model.location} with; pass text with --data") from None
     said = "docstrings of Python's standard library"
-    return DefaultCorpora(
-        Corpus(calibration, f"{len(calibration)} {said}"), Corpus(held_out, f"{len(held_out)} other {said}")
+    return Corpora(
+        lambda: Corpus(calibration, f"{len(calibration)} {said}"),
+        lambda: Corpus(held_out, f"{len(held_out)} other {said}"),
     )
 
 

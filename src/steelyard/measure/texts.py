@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,29 @@ class Corpus:
             Corpus(pieces[:1], f"{self.description}; the beginning of its only document for calibration"),
             Corpus(pieces[1:], f"{self.description}; the end of its only document held out"),
         )
+
+
+@dataclass
+class Corpora:
+    """Disjoint texts to calibrate on and to measure with, each made when it is first asked for."""
+
+    _calibrate: Callable[[], Corpus]
+    _hold_out: Callable[[], Corpus]
+
+    @classmethod
+    def of(cls, calibration: Corpus, held_out: Corpus) -> Corpora:
+        """Return texts that are at hand."""
+        return cls(lambda: calibration, lambda: held_out)
+
+    @cached_property
+    def calibration(self) -> Corpus:
+        """Texts to calibrate on."""
+        return self._calibrate()
+
+    @cached_property
+    def held_out(self) -> Corpus:
+        """Texts to measure with."""
+        return self._hold_out()
 
 
 def load_documents(paths: str | Path | Sequence[str | Path], field: str = "text") -> Corpus:

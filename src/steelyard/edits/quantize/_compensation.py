@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from steelyard.edits.quantize._kernels import PANEL, entry, inner, load, search_group, to_code, to_scale
+from steelyard.edits.quantize._kernels import PANEL, entry, inner, load, to_code, to_scale
 
 
 @inner
@@ -19,7 +19,7 @@ def _store(panel: np.ndarray, start: int, target: np.ndarray) -> None:
 @inner
 def _compensate_block(
     weight: np.ndarray,
-    upper: np.ndarray,
+    lower: np.ndarray,
     scale: np.ndarray,
     zero: np.ndarray,
     group: np.ndarray,
@@ -32,14 +32,14 @@ def _compensate_block(
 
     Args:
         weight: [block, rows].
-        upper: [block, block], the block's own part of the Cholesky factor.
+        lower: [block, block], the block's own part of the transposed Cholesky factor.
         scale: [groups, rows].
         zero: [groups, rows].
         group: [block], the group of each column.
         low: smallest code.
         high: largest code.
         codes: [block, rows], written.
-        errors: [block, rows], written: (w - q) / upper[j, j].
+        errors: [block, rows], written: (w - q) / lower[j, j].
     """
     columns, rows = weight.shape
     panel = np.empty((columns, PANEL))
@@ -56,88 +56,71 @@ def _compensate_block(
                 panel_zero[g, i] = zero[g, start + i]
         for j in range(columns):
             g = group[j]
-            diagonal = upper[j, j]
+            diagonal = lower[j, j]
             for i in range(PANEL):
                 code = to_code(panel[j, i] / panel_scale[g, i] + panel_zero[g, i], low, high)
                 panel_codes[j, i] = code
                 panel_errors[j, i] = (panel[j, i] - (code - panel_zero[g, i]) * panel_scale[g, i]) / diagonal
             for k in range(j + 1, columns):
-                factor = upper[j, k]
+                factor = lower[k, j]
                 for i in range(PANEL):
                     panel[k, i] -= factor * panel_errors[j, i]
         _store(panel_codes, start, codes)
         _store(panel_errors, start, errors)
 
 
+@inner
+def _tile(matrix: np.ndarray, first_row: int, last_row: int, first_column: int, last_column: int) -> np.ndarray:
+    """Return a part of a matrix as an array of its own, which matrix products need."""
+    tile = np.empty((last_row - first_row, last_column - first_column))
+    for i in range(tile.shape[0]):
+        for j in range(tile.shape[1]):
+            tile[i, j] = matrix[first_row + i, first_column + j]
+    return tile
+
+
 @entry
 def compensate(
     weight: np.ndarray,
-    upper: np.ndarray,
-    starts: np.ndarray,
-    searched: np.ndarray,
-    importance: np.ndarray,
-    group: np.ndarray,
-    bounds: np.ndarray,
-    low: float,
-    high: float,
-    symmetric: bool,
-    factors: np.ndarray,
-    shifts: np.ndarray,
-    polish: int,
-    number: np.ndarray,
+    lower: np.ndarray,
+    first: int,
+    last: int,
+    block: int,
     scale: np.ndarray,
     zero: np.ndarray,
+    group: np.ndarray,
+    low: float,
+    high: float,
     codes: np.ndarray,
+    errors: np.ndarray,
 ) -> None:
-    """Round all columns in order, the later ones making up for each error.
+    """Round columns `first` to `last` in order, given those before them, the later ones making up for each error.
 
     Args:
-        weight: [in, rows] in the order of rounding; changed.
-        upper: [in, in], Cholesky factor of the inverse second moment in that order.
-        starts: [blocks + 1], first column of each block, then the number of columns.
-        searched: [blocks], the group whose scales are to be searched when its block comes; -1 for none.
-        importance: [in] in the order of rounding.
+        weight: [in, rows] in the order of rounding; the columns rounded are changed.
+        lower: [in, in], transposed Cholesky factor of the inverse second moment in that order.
+        first: first column to round; all before it have been rounded.
+        last: column after the last to round.
+        block: columns between two matrix products.
+        scale: [groups, rows].
+        zero: [groups, rows].
         group: [in], the group of each column.
-        bounds: [groups + 1], first column of each group, then the number of columns.
         low: smallest code.
         high: largest code.
-        symmetric: whether the zero point is 0.
-        factors: see `search_group`.
-        shifts: see `search_group`.
-        polish: see `search_group`.
-        number: the scale's dtype, see `to_scale`.
-        scale: [groups, rows]; written for the groups in `searched`.
-        zero: [groups, rows]; written for the groups in `searched`.
         codes: [in, rows], written.
+        errors: [in, rows], (w - q) / lower[j, j] of the columns before `first`; written for the rest.
     """
-    errors = np.empty_like(weight)
-    for b in range(starts.shape[0] - 1):
-        start, stop = starts[b], starts[b + 1]
+    for start in range(first, last, block):
+        stop = min(start + block, last)
         if start > 0:
             # What the errors so far have left to this block, in one product: everything before it is final.
-            weight[start:stop] -= np.dot(np.ascontiguousarray(upper[:start, start:stop].T), errors[:start])
-        g = searched[b]
-        if g >= 0:
-            last = bounds[g + 1]
-            now = weight[start:last].copy()
-            if start > 0 and last > stop:
-                now[stop - start :] -= np.dot(np.ascontiguousarray(upper[:start, stop:last].T), errors[:start])
-            search_group(
-                now,
-                importance[start:last],
-                low,
-                high,
-                symmetric,
-                factors,
-                shifts,
-                polish,
-                number,
-                scale[g],
-                zero[g],
-            )
+            owed = np.dot(_tile(lower, start, stop, 0, start), errors[:start])
+            for j in range(stop - start):
+                for r in range(owed.shape[1]):
+                    weight[start + j, r] -= owed[j, r]
         _compensate_block(
             weight[start:stop],
-            upper[start:stop, start:stop],
+            lower[start:stop, start:stop],
             scale,
             zero,
             group[start:stop],
@@ -291,7 +274,11 @@ def refine(
         for g in range(bounds.shape[0] - 1):
             first, last = bounds[g], bounds[g + 1]
             slope = np.dot(hessian[first:last], residual)
-            image = np.dot(np.ascontiguousarray(hessian[first:last, first:last]), codes[first:last] - zero[g])
+            level = np.empty((last - first, codes.shape[1]))
+            for j in range(level.shape[0]):
+                for r in range(level.shape[1]):
+                    level[j, r] = codes[first + j, r] - zero[g, r]
+            image = np.dot(_tile(hessian, first, last, first, last), level)
             if _refit_scales(slope, image, number, codes[first:last], scale[g], zero[g], residual[first:last]):
                 moved = True
             for start in range(first, last, block):

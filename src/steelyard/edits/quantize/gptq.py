@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -89,45 +90,31 @@ def _compensated(rows: np.ndarray, grid: Grid, factor: Factor, options: GptqOpti
     from steelyard.edits.quantize import _compensation
 
     search = _scales.Search.of(grid, options.search)
+    group = grid.group_of()[factor.order]
+    work = rows[factor.order]
+    codes = np.empty_like(work)
+    errors = np.empty_like(work)
+
+    def round_columns(first: int, last: int) -> None:
+        _compensation.compensate(
+            work, factor.lower, first, last, options.block, scale, zero, group, grid.low, grid.high, codes, errors
+        )
+
     if options.activation_order:
         scale, zero = _scales.choose(rows, factor.importance, grid, search)
+        round_columns(0, len(work))
     else:
-        scale, zero = np.zeros((2, grid.groups, rows.shape[1]))
-    starts, searched = _blocks(grid, options)
-    codes = np.empty_like(rows)
-    _compensation.compensate(
-        rows[factor.order],
-        factor.upper,
-        starts,
-        searched,
-        factor.importance[factor.order],
-        grid.group_of()[factor.order],
-        grid.bounds,
-        grid.low,
-        grid.high,
-        grid.symmetric,
-        search.factors,
-        search.shifts,
-        search.polish,
-        grid.number,
-        scale,
-        zero,
-        codes,
-    )
+        scale, zero = np.empty((2, grid.groups, rows.shape[1]))
+        for g, (first, last) in enumerate(pairwise(grid.bounds)):
+            now = work[first:last] - factor.lower[first:last, :first] @ errors[:first]
+            alone = replace(grid, bounds=np.array([0, last - first]))
+            scale[g], zero[g] = (
+                found[0] for found in _scales.choose(now, factor.importance[first:last], alone, search)
+            )
+            round_columns(first, last)
     stored = np.empty_like(codes)
     stored[factor.order] = codes
     return stored, scale, zero
-
-
-def _blocks(grid: Grid, options: GptqOptions) -> tuple[np.ndarray, np.ndarray]:
-    """Return where blocks start, with the end, and the group each one begins by searching its scales, or -1."""
-    columns = int(grid.bounds[-1])
-    if options.activation_order:
-        starts = np.append(np.arange(0, columns, options.block), columns)
-        return starts, np.full(len(starts) - 1, -1)
-    pieces = [np.arange(first, last, options.block) for first, last in pairwise(grid.bounds)]
-    searched = np.concatenate([np.where(piece == piece[0], g, -1) for g, piece in enumerate(pieces)])
-    return np.append(np.concatenate(pieces), columns), searched
 
 
 def _refined(

@@ -20,14 +20,14 @@ class Factor:
     Attributes:
         hessian: float64 [in, in], the damped second moment in the stored order.
         order: int64 [in], the columns in the order they are rounded.
-        upper: float64 [in, in] upper triangular U in that order, with U^T U = inverse of the ordered hessian.
-        importance: float64 [in] in the stored order: 1 / U_jj^2, what an error costs at column j once all the
+        lower: float64 [in, in] lower triangular L in that order, with L L^T = inverse of the ordered hessian.
+        importance: float64 [in] in the stored order: 1 / L_jj^2, what an error costs at column j once all the
             later columns have made up for it as well as they can.
     """
 
     hessian: np.ndarray
     order: np.ndarray
-    upper: np.ndarray
+    lower: np.ndarray
     importance: np.ndarray
 
 
@@ -93,8 +93,8 @@ class Statistics:
 def factorize(moment: np.ndarray, damping: float, activation_order: bool) -> Factor:
     """Damp, order and factor a second moment.
 
-    With J the reversal of the order, J H J = L L^T gives H = R R^T for the upper triangular R = J L J, so that
-    U = R^-1 is the Cholesky factor of the inverse without the inverse ever being formed.
+    With J the reversal of the order, J H J = C C^T gives H = R R^T for the upper triangular R = J C J, so that
+    L = (R^-1)^T is the Cholesky factor of the inverse without the inverse ever being formed.
 
     Args:
         moment: float64 [in, in], symmetric positive semidefinite.
@@ -113,21 +113,20 @@ def factorize(moment: np.ndarray, damping: float, activation_order: bool) -> Fac
         hessian = 0.5 * (moment + moment.T)
         hessian[np.diag_indices_from(hessian)] += max(damping, 1e-10) * 10.0**attempt * mean
         try:
-            lower = np.linalg.cholesky(hessian[np.ix_(order[::-1], order[::-1])])
+            reversed_factor = np.linalg.cholesky(hessian[np.ix_(order[::-1], order[::-1])])
         except np.linalg.LinAlgError:
             continue
-        upper = _triangular_inverse(lower[::-1, ::-1])
+        lower = _inverse_transposed(reversed_factor[::-1, ::-1])
         importance = np.empty(len(order))
-        importance[order] = np.diagonal(upper) ** -2.0
-        return Factor(hessian, order, upper, importance)
+        importance[order] = np.diagonal(lower) ** -2.0
+        return Factor(hessian, order, lower, importance)
     raise UserError("the second moment of the inputs is not positive semidefinite; calibrate again")
 
 
-def _triangular_inverse(upper: np.ndarray) -> np.ndarray:
+def _inverse_transposed(upper: np.ndarray) -> np.ndarray:
     from scipy.linalg.lapack import dtrtri
 
     inverse, info = dtrtri(np.asfortranarray(upper), lower=0)
     if info != 0:
         raise UserError("the second moment of the inputs cannot be inverted; use a larger damping")
-    result: np.ndarray = np.ascontiguousarray(np.triu(inverse))
-    return result
+    return np.ascontiguousarray(inverse.T)
