@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import steelyard
+from steelyard.compiled import Kernel
 
 SOURCE = Path(steelyard.__file__).parent
 
@@ -44,7 +45,7 @@ def test_all_kernels_can_be_compiled_ahead() -> None:
     from steelyard.codecs import _kernels, compile_kernels
 
     compile_kernels()
-    kernels = [value for value in vars(_kernels).values() if isinstance(value, _kernels._Kernel)]
+    kernels = [value for value in vars(_kernels).values() if isinstance(value, Kernel)]
     assert len(kernels) == 7 and all(kernel._compiled is not None for kernel in kernels)
 
 

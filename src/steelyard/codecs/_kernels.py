@@ -10,62 +10,10 @@ Everything stands in one file because numba's cache notices changes of a kernel'
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from threading import Lock
-from typing import Any, TypeVar, cast
-
-import numba
 import numpy as np
-from numba import boolean, float32, float64, int8, int32, int64, uint8, uint16, uint32, void
+from numba import boolean, float32, float64, int8, int32, int64, types, uint8, uint16, uint32, void
 
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def _inner(function: Function) -> Function:
-    """Compile as part of the kernels that call it."""
-    return cast(Function, numba.njit(nogil=True)(function))
-
-
-class _Kernel:
-    """A function compiled for the given argument types at its first call, or then taken from the disk cache.
-
-    The types are fixed so that read-only (memory-mapped) arrays share the code of others. The cache lies beside
-    this file, or in the user's cache folder where that cannot be written; where neither can be, there is none.
-    """
-
-    def __init__(self, function: Callable[..., Any], signatures: tuple[Any, ...]) -> None:
-        self._function, self._signatures = function, signatures
-        self._compiled: Callable[..., Any] | None = None
-        self._lock = Lock()
-
-    def __call__(self, *arguments: Any) -> Any:
-        return (self._compiled or self.prepare())(*arguments)
-
-    def prepare(self) -> Callable[..., Any]:
-        """Compile, or take from the cache, unless that is done."""
-        with self._lock:
-            self._compiled = self._compiled or self._compile()
-            return self._compiled
-
-    def _compile(self) -> Callable[..., Any]:
-        def build(cache: bool) -> Callable[..., Any]:
-            compiled = numba.njit(list(self._signatures), cache=cache, nogil=True)(self._function)
-            return cast(Callable[..., Any], compiled)
-
-        try:
-            return build(cache=True)
-        except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write there
-            return build(cache=False)
-
-
-def _kernel(*signatures: Any) -> Callable[[Callable[..., Any]], _Kernel]:
-    return lambda function: _Kernel(function, signatures)
-
-
-def _given(element: Any, axes: int = 2) -> Any:
-    """Return the type of an array that is only read; memory-mapped ones are read-only."""
-    return numba.types.Array(element, axes, "C", readonly=True)
-
+from steelyard.compiled import given, inner, kernel
 
 BF16, F16, F32 = 0, 1, 2
 """How a float is stored; the kernels take it as a number."""
@@ -77,7 +25,7 @@ _MAGNITUDE = np.uint32(0x7FFFFFFF)
 _ORDER = np.int32(0x7FFFFFFF)
 
 
-@_inner
+@inner
 def widen(source: np.ndarray, kind: int, wide: np.ndarray) -> None:
     """Write the bits of float32 to uint32 `wide` for bfloat16 or float16 given by theirs, uint16."""
     if kind == BF16:
@@ -96,7 +44,7 @@ def widen(source: np.ndarray, kind: int, wide: np.ndarray) -> None:
             wide[j] = np.uint32(bits | np.uint32(np.uint32(half & np.uint32(0x8000)) << np.uint32(16)))
 
 
-@_inner
+@inner
 def round_scale(value: np.float32, kind: int) -> np.float32:
     """Round a non-negative float32 to a value a scale stored as `kind` can hold: finite and above zero."""
     if kind == BF16:
@@ -116,7 +64,7 @@ def round_scale(value: np.float32, kind: int) -> np.float32:
     return value if value > np.float32(0.0) else smallest
 
 
-@_inner
+@inner
 def symmetric_scales(wide: np.ndarray, bits: int, kind: int, scales: np.ndarray) -> np.bool:
     """Write the scale of each group, max|x| / ((2**bits - 1) / 2) as stored; return whether all are finite.
 
@@ -133,7 +81,7 @@ def symmetric_scales(wide: np.ndarray, bits: int, kind: int, scales: np.ndarray)
     return top < _INFINITY
 
 
-@_inner
+@inner
 def asymmetric_scales(wide: np.ndarray, bits: int, kind: int, scales: np.ndarray, zeros: np.ndarray) -> np.bool:
     """Write scale (max - min) / (2**bits - 1) and zero point of each group; return whether all are finite.
 
@@ -161,7 +109,7 @@ def asymmetric_scales(wide: np.ndarray, bits: int, kind: int, scales: np.ndarray
     return finite
 
 
-@_inner
+@inner
 def quantize_groups(x: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int, codes: np.ndarray) -> None:
     """Write round(x / scale + zero), clamped and shifted to [0, 2**bits), as uint8; all [groups, group]."""
     low = np.float32(-(1 << (bits - 1)))
@@ -177,7 +125,7 @@ def quantize_groups(x: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: 
             codes[g, j] = np.uint8(np.uint32(np.float32(y + _ROUND).view(np.uint32) + shift))
 
 
-@_inner
+@inner
 def dequantize_groups(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int, x: np.ndarray) -> None:
     """Write (code - zero) * scale to `x` for codes in [0, 2**bits); both [groups, group]."""
     half = np.float32(1 << (bits - 1))
@@ -188,7 +136,7 @@ def dequantize_groups(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray, 
             x[g, j] = (np.float32(codes[g, j]) - shift) * scale
 
 
-@_inner
+@inner
 def squeeze(block: np.uint64, bits: int) -> np.uint64:
     """Move eight fields of `bits` bits from the eight bytes of a uint64 to its low end."""
     width = np.uint64(bits)
@@ -203,7 +151,7 @@ def squeeze(block: np.uint64, bits: int) -> np.uint64:
     )
 
 
-@_inner
+@inner
 def spread(block: np.uint64, bits: int) -> np.uint64:
     """Undo `squeeze`: the low eight fields of `bits` bits, one to each byte."""
     width = np.uint64(bits)
@@ -216,7 +164,7 @@ def spread(block: np.uint64, bits: int) -> np.uint64:
     return (block & low) | ((block << (np.uint64(8) - width)) & (low << np.uint64(8)))
 
 
-@_inner
+@inner
 def pack_row(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
     """Pack uint8 codes, padded with zeros to a multiple of 64, to uint64 `packed`, filling all of its words."""
     blocks = codes.view(np.uint64)
@@ -244,7 +192,7 @@ def pack_row(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
                 word = block >> np.uint64(8 * bits - filled)
 
 
-@_inner
+@inner
 def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
     """Undo `pack_row`."""
     blocks = codes.view(np.uint64)
@@ -275,7 +223,7 @@ def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
             blocks[j] = spread(block, bits)
 
 
-@_kernel(int64(_given(uint8), int64, int64, int64, boolean, int64, int32[:, ::1], float32[:, ::1], int8[:, ::1]))
+@kernel(int64(given(uint8), int64, int64, int64, boolean, int64, int32[:, ::1], float32[:, ::1], int8[:, ::1]))
 def encode(
     source: np.ndarray,
     kind: int,
@@ -321,7 +269,7 @@ def encode(
     return bad
 
 
-@_kernel(void(_given(float32), int64, int64, _given(float32), _given(int8), int8[:, ::1]))
+@kernel(void(given(float32), int64, int64, given(float32), given(int8), int8[:, ::1]))
 def quantize(
     weight: np.ndarray, bits: int, group: int, scales: np.ndarray, zeros: np.ndarray, codes: np.ndarray
 ) -> None:
@@ -343,7 +291,7 @@ def quantize(
             codes[i, j] = np.int8(np.int64(shifted[j]) - shift)
 
 
-@_kernel(void(_given(int8), int64, int32[:, ::1]))
+@kernel(void(given(int8), int64, int32[:, ::1]))
 def pack(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
     """Pack rows of int8 codes in [-2**(bits-1), 2**(bits-1)) into 32-bit words."""
     rows, columns = codes.shape
@@ -359,7 +307,7 @@ def pack(codes: np.ndarray, bits: int, packed: np.ndarray) -> None:
             packed[i, j] = halves[j]
 
 
-@_kernel(void(_given(int32), int64, int8[:, ::1]))
+@kernel(void(given(int32), int64, int8[:, ::1]))
 def unpack(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
     """Undo `pack`."""
     rows, columns = codes.shape
@@ -375,7 +323,7 @@ def unpack(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
             codes[i, j] = np.int8(np.int64(scratch[j]) - shift)
 
 
-@_kernel(void(_given(int32), int64, int64, _given(float32), _given(int8), float32[:, ::1]))
+@kernel(void(given(int32), int64, int64, given(float32), given(int8), float32[:, ::1]))
 def decode(
     packed: np.ndarray, bits: int, group: int, scales: np.ndarray, zeros: np.ndarray, weight: np.ndarray
 ) -> None:
@@ -400,11 +348,7 @@ def decode(
             weight[i, j] = flat[j]
 
 
-@_kernel(
-    numba.types.UniTuple(float64, 2)(
-        _given(uint8), int64, int64, int64, _given(int32), _given(float32), _given(int8)
-    )
-)
+@kernel(types.UniTuple(float64, 2)(given(uint8), int64, int64, int64, given(int32), given(float32), given(int8)))
 def residual(
     source: np.ndarray,
     kind: int,
@@ -460,9 +404,9 @@ def residual(
     return total_lost, total_kept
 
 
-@_kernel(
-    int64(_given(uint16, 1), uint16, uint16),
-    int64(_given(uint32, 1), uint32, uint32),
+@kernel(
+    int64(given(uint16, 1), uint16, uint16),
+    int64(given(uint32, 1), uint32, uint32),
 )
 def first_not_finite(source: np.ndarray, mask: int, exponent: int) -> int:
     """Return the first index whose bits under `mask` reach `exponent`, the bits of infinity, or -1."""

@@ -39,7 +39,7 @@ _NUMPY: dict[str, Any] = {
 }
 
 Rows = Callable[[int, int], np.ndarray]
-"""Returns rows [start, stop) of a matrix as float32."""
+"""Returns rows [start, stop) of a matrix as float32, in an array of their own."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def typed(data: np.ndarray, dtype: str, shape: tuple[int, ...]) -> np.ndarray:
 def float_rows(array: np.ndarray) -> Rows:
     """Return the rows of a plain matrix, or of a vector as one column."""
     flat = array.reshape(array.shape[0] if array.ndim else 1, -1)
-    return lambda start, stop: to_float32(flat[start:stop])
+    return lambda start, stop: np.array(to_float32(flat[start:stop]))
 
 
 def to_float32(array: np.ndarray) -> np.ndarray:
@@ -189,13 +189,15 @@ def _integer_rows(codec: IntegerCodec, shape: tuple[int, int], parts: Mapping[st
     if zero is not None and zero.dtype == np.int32:
         zero = fields(np.ascontiguousarray(zero.T), bits, out).T.astype(np.int16) - half
     each = codec.group_size or columns
+    if "weight_packed" in parts:
+        data = np.ascontiguousarray(parts["weight_packed"]).view(np.uint8).reshape(out, -1)
+        middle = np.full(scale.shape, half, np.float32) if zero is None else zero.astype(np.float32) + half
+        # Compiled loops read neither columns first nor numbers at odd bytes, as within a blob.
+        scale, middle = (np.require(array, None, ["C", "A"]) for array in (scale, middle))
+        return PackedRows(data, bits, columns, each, scale, middle)
 
     def rows(start: int, stop: int) -> np.ndarray:
-        if "weight_packed" in parts:
-            values = fields(parts["weight_packed"][start:stop], bits, columns).astype(np.float32)
-            values -= np.float32(half)
-        else:
-            values = parts["weight"][start:stop].astype(np.float32)
+        values = parts["weight"][start:stop].astype(np.float32)
         whole = columns // each * each
         for first, last, width in ((0, whole, each), (whole, columns, columns - whole)):
             if last > first:
@@ -207,6 +209,47 @@ def _integer_rows(codec: IntegerCodec, shape: tuple[int, int], parts: Mapping[st
         return values
 
     return rows
+
+
+@dataclass(frozen=True)
+class PackedRows:
+    """The rows of a matrix of packed integers.
+
+    Attributes:
+        data: uint8 [out, bytes of a row].
+        bits: of a field.
+        columns: of the matrix.
+        group: columns that share a scale.
+        scale: float32 [out, groups].
+        middle: float32 [out, groups], the field of the value 0.
+    """
+
+    data: np.ndarray
+    bits: int
+    columns: int
+    group: int
+    scale: np.ndarray
+    middle: np.ndarray
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        """Return rows [start, stop) as float32."""
+        from steelyard.formats import _second_reader
+
+        decoded = np.empty((stop - start, self.columns), np.float32)
+        _second_reader.integer_rows(*self._part(start, stop), decoded)
+        return decoded
+
+    def squares(self, start: int, stop: int, original: np.ndarray) -> tuple[float, float]:
+        """Return the sums of squares of these rows less their originals, bfloat16, and of the originals."""
+        from steelyard.formats import _second_reader
+
+        bits = np.require(original, None, ["C", "A"]).view(np.uint16)
+        lost, kept = _second_reader.integer_squares(*self._part(start, stop), bits)
+        return float(lost), float(kept)
+
+    def _part(self, start: int, stop: int) -> tuple[np.ndarray, int, int, np.ndarray, np.ndarray]:
+        rows = slice(start, stop)
+        return self.data[rows], self.bits, self.group, self.scale[rows], self.middle[rows]
 
 
 def fields(words: np.ndarray, bits: int, columns: int) -> np.ndarray:
