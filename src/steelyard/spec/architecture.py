@@ -11,12 +11,27 @@ from typing import Any
 
 from steelyard.errors import UserError
 from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.compute import Attention
 from steelyard.spec.rules import Rule
 from steelyard.spec.settings import Settings
 from steelyard.spec.tensor import Task
 
-Size = int | str | Callable[[Settings], int]
-"""The length of an axis: a number, a config key, or a function of the settings."""
+
+@dataclass(frozen=True)
+class ByLayer:
+    """The length of an axis that differs from block to block.
+
+    Attributes:
+        size: its length for the numbers that stand for the placeholders of a name, such as {"layer": 3}.
+        largest: its greatest length over all blocks.
+    """
+
+    size: Callable[[Settings, Mapping[str, int]], int]
+    largest: Callable[[Settings], int]
+
+
+Size = int | str | Callable[[Settings], int] | ByLayer
+"""The length of an axis: a number, a config key, a function of the settings, or one that differs by block."""
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
@@ -55,6 +70,11 @@ class Architecture:
         ties: alias and canonical name of weights that are one tensor when `tie_word_embeddings` is on.
         renames: endings or starts of names as older files spell them, and as the rules do.
         cache: what attention keeps; None if it keeps nothing.
+        attention: every kind of attention it computes, for counting operations; see `spec.compute`.
+        active: for an axis of experts, such as "expert", how many of them work on a token.
+        streams: starts of names and the stream of positions that what they name works on, where that is not the
+            tokens of the text: (("vision_model.", "image"),). The first that fits counts.
+        once: roles that work once on a sequence, not on every position: poolers, classifiers.
     """
 
     model_type: str
@@ -68,6 +88,10 @@ class Architecture:
     ties: Mapping[str, str] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
     cache: KeyValueCache | None = None
+    attention: tuple[Attention, ...] = ()
+    active: Mapping[str, Size] = field(default_factory=dict)
+    streams: tuple[tuple[str, str], ...] = ()
+    once: tuple[str, ...] = ("pooler", "classifier")
 
     def settings(self, config: Mapping[str, Any]) -> Settings:
         """The config with this architecture's defaults."""
@@ -77,23 +101,33 @@ class Architecture:
         """The class the config names, or the default one."""
         return class_name(config) or self.default_class
 
-    def axis_size(self, axis: str, settings: Settings) -> int:
+    def axis_size(self, axis: str, settings: Settings, numbers: Mapping[str, int] | None = None) -> int:
         """Return the length of a named axis or of a product such as "head*head_dim".
+
+        Args:
+            axis: its name.
+            settings: the config.
+            numbers: what stands for the placeholders of a name, such as {"layer": 3}; without them an axis that
+                differs from block to block has its greatest length.
 
         Raises:
             UserError: if a config key it depends on is not a positive whole number.
         """
-        return math.prod(self._single(name, settings) for name in axis.split("*"))
+        return math.prod(self._single(name, settings, numbers) for name in axis.split("*"))
 
-    def _single(self, axis: str, settings: Settings) -> int:
+    def _single(self, axis: str, settings: Settings, numbers: Mapping[str, int] | None) -> int:
         size = self.sizes[axis]
+        if isinstance(size, ByLayer):
+            return size.largest(settings) if numbers is None else size.size(settings, numbers)
         if callable(size):
             return size(settings)
         return settings.size(size) if isinstance(size, str) else size
 
-    def shape(self, rule: Rule, settings: Settings) -> tuple[int, ...] | None:
-        """Return the shape the config asks for; None if it does not say."""
-        return None if rule.axes is None else tuple(self.axis_size(axis, settings) for axis in rule.axes)
+    def shape(
+        self, rule: Rule, settings: Settings, numbers: Mapping[str, int] | None = None
+    ) -> tuple[int, ...] | None:
+        """Return the shape the config asks for; None if it does not say. For `numbers` see `axis_size`."""
+        return None if rule.axes is None else tuple(self.axis_size(axis, settings, numbers) for axis in rule.axes)
 
     def match(self, name: str) -> Match | None:
         """Return the rule that a name (with its prefix) fits."""
@@ -124,9 +158,13 @@ class Architecture:
 
     def names(self, rule: Rule, settings: Settings) -> Iterator[str]:
         """Yield every name the rule stands for in a model of this config."""
-        axes = list(dict.fromkeys(_PLACEHOLDER.findall(rule.pattern)))
-        for numbers in self._numbers(axes, settings):
+        for numbers in self.places(rule, settings):
             yield rule.pattern.format(**numbers)
+
+    def places(self, rule: Rule, settings: Settings) -> Iterator[dict[str, int]]:
+        """Yield what stands for the placeholders of every name of a rule in a model of this config."""
+        axes = list(dict.fromkeys(_PLACEHOLDER.findall(rule.pattern)))
+        return (numbers for numbers in self._numbers(axes, settings) if rule.holds_for(settings, numbers))
 
     def _numbers(self, axes: list[str], settings: Settings) -> Iterator[dict[str, int]]:
         # Unlike itertools.product lazy in its ranges, which come from a config that may ask for any number.
@@ -158,13 +196,14 @@ class Architecture:
         owner = self.class_of(config)
         tied = self.tied(config)
         shapes: dict[str, tuple[int, ...]] = {}
+        bare = owner == self.base_class
         for rule in self.rules:
-            shape = self.shape(rule, settings)
-            if shape is None or not rule.belongs_to(owner) or not rule.applies(settings):
+            if rule.axes is None or not rule.belongs_to(owner) or not rule.applies(settings):
                 continue
-            for name in self.names(rule, settings):
-                if name not in tied:
-                    bare = owner == self.base_class
+            for numbers in self.places(rule, settings):
+                name = rule.pattern.format(**numbers)
+                shape = self.shape(rule, settings, numbers)
+                if shape is not None and name not in tied:
                     shapes[name.removeprefix(self.prefix) if bare else name] = shape
         return shapes
 

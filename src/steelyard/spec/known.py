@@ -133,7 +133,11 @@ def _notes(
     for name in untied:
         yield f"the config ties {name}, but its values differ: it is kept as a tensor of its own"
     settings = architecture.settings(config)
-    unused = [entry.name for entry in entries if not entry.rule.applies(settings)]
+    unused = [
+        entry.name
+        for entry in entries
+        if not (entry.rule.applies(settings) and entry.rule.holds_for(settings, entry.numbers))
+    ]
     if unused:
         yield f"stored although a model of this config does not have them: {_listed(unused)}"
     extra = [name for name, tensor in tensors.items() if tensor.role is None]

@@ -81,7 +81,7 @@ def _entry(architecture: Architecture, name: str) -> Entry | None:
 def _fits(architecture: Architecture, settings: Settings, owner: str, entry: Entry, shape: tuple[int, ...]) -> bool:
     """Whether the shape is the config's. Heads of other classes may have any shape: then no rule is about them."""
     asked = settings.fresh()
-    expected = architecture.shape(entry.rule, asked)
+    expected = architecture.shape(entry.rule, asked, entry.numbers)
     if expected is None or shape == expected:
         return True
     if not entry.rule.belongs_to(owner):

@@ -16,6 +16,8 @@ from steelyard.spec.registry import architectures, find_architecture
 from steelyard.spec.tensor import BUFFER, FusedGroup, Task, TensorSpec
 from steelyard.spec.unknown import read_unknown
 
+_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -84,6 +86,28 @@ class ModelSpec:
             notes=reading.notes,
             input_keys=reading.input_keys,
         )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], dtype: str | None = None) -> ModelSpec:
+        """Return the spec of the model a config describes, without any weights.
+
+        Args:
+            config: as read from config.json; change it and call again to weigh another model.
+            dtype: element type of every tensor, such as "BF16"; that of the config if absent, F32 if it has none.
+
+        Raises:
+            UserError: if no table describes the architecture, or the config gives an axis no usable length.
+        """
+        architecture = find_architecture(config)
+        if architecture is None:
+            known = ", ".join(architectures())
+            raise UserError(
+                f"no table describes architecture {config.get('model_type')!r} (there are tables for {known}), so "
+                "its shapes follow from weights alone; give a folder that holds some"
+            )
+        element = dtype or _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "F32")
+        shapes = {name: (shape, element) for name, shape in architecture.expected_shapes(config).items()}
+        return cls.build(config, shapes)
 
     def quantizable(self) -> tuple[str, ...]:
         """Return the names of the matrices that methods may encode.

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from steelyard.spec.settings import Settings
 from steelyard.spec.tensor import BUFFER, Kind
 
 Condition = bool | str | Callable[[Settings], bool]
 """True, False, the config key of a switch, or a function of the settings."""
+
+Blocks = Callable[[Settings, Mapping[str, int]], bool]
+"""Whether a row holds for the numbers that stand for the placeholders of a name, such as {"layer": 3}."""
 
 Shape = tuple[str, ...]
 """For every dimension its named axes, joined by "*" where one dimension holds several, outermost first."""
@@ -42,6 +45,7 @@ class Rule:
         classes: endings of the class names that have it, such as "ForCausalLM"; empty for every class.
         optional: a checkpoint may lack it, because the model computes it or can do without.
         shared: what a linear has in common with its neighbours.
+        blocks: which of the blocks (or experts) have it; None for all of them.
     """
 
     pattern: str
@@ -53,6 +57,11 @@ class Rule:
     classes: tuple[str, ...] = ()
     optional: bool = False
     shared: Shared | None = None
+    blocks: Blocks | None = None
+
+    def holds_for(self, settings: Settings, numbers: Mapping[str, int]) -> bool:
+        """Whether a model of this config has the tensor of these numbers, if it has any of the rule."""
+        return self.blocks is None or self.blocks(settings, numbers)
 
     def applies(self, settings: Settings) -> bool:
         """Whether a model of this config has the tensor."""
@@ -126,3 +135,8 @@ def buffer(*names: str) -> tuple[Rule, ...]:
 def rules(*rows: Iterable[Rule]) -> tuple[Rule, ...]:
     """Join the rows of a table."""
     return tuple(rule for group in rows for rule in group)
+
+
+def within(blocks: Blocks, *rows: Iterable[Rule]) -> tuple[Rule, ...]:
+    """Return rows that hold for some blocks alone, where blocks of one model differ in kind."""
+    return tuple(replace(rule, blocks=blocks) for group in rows for rule in group)
