@@ -154,7 +154,7 @@ class Bench:
         from steelyard.budget.learning import texts_of
         from steelyard.measure.windows import cut
 
-        texts, _ = texts_of(self.learned.model, self.options)
+        texts = texts_of(self.learned.model, self.options).calibration
         model = self.learned.model
         windows = cut(
             texts,

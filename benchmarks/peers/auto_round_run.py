@@ -1,5 +1,7 @@
 """auto-round: signed-gradient rounding at one width, or its AutoScheme for an average width."""
 
+import json
+
 import torch
 from common import Run, linears
 
@@ -25,6 +27,11 @@ def work():
     if "average" in run.options:
         from auto_round import AutoScheme
 
+        # AutoScheme takes the name of a file of texts only. Two windows a text: what is shorter than one is dropped.
+        texts = [tokenizer.decode(torch.cat([row, tokens[(i + 1) % len(tokens)]])) for i, row in enumerate(tokens)]
+        named = run.out / "texts.json"
+        named.write_text(json.dumps([{"text": text} for text in texts]))
+        settings["dataset"] = str(named)
         scheme = AutoScheme(avg_bits=float(run.options["average"]), options=("W2A16", "W4A16", "W8A16"))
         rounder = AutoRound(model, tokenizer, scheme=scheme, **settings)
     else:

@@ -239,6 +239,8 @@ class FolderWriter:
                 )
         if verify is not None:
             verify(self.folder)
+            with self._disk():
+                self._stage.sync()  # what was added to the folder meanwhile: its record, its report
         check_output(self._out, resume=True)
         with self._disk():
             self._stage.publish()
