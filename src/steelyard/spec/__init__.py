@@ -5,7 +5,8 @@ matches them with the table of the architecture, one file each in `steelyard.spe
 """
 
 from steelyard.spec.architecture import Architecture
-from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.cache import KeyValueCache, State
+from steelyard.spec.compute import Attention, Work
 from steelyard.spec.ledger import Ledger, LedgerRow
 from steelyard.spec.model import ModelSpec
 from steelyard.spec.registry import architectures, find_architecture
@@ -15,6 +16,7 @@ from steelyard.spec.tensor import FusedGroup, Kind, Task, TensorSpec, element_bi
 
 __all__ = [
     "Architecture",
+    "Attention",
     "FusedGroup",
     "KeyValueCache",
     "Kind",
@@ -25,8 +27,10 @@ __all__ = [
     "Settings",
     "Shape",
     "Shared",
+    "State",
     "Task",
     "TensorSpec",
+    "Work",
     "architectures",
     "bias",
     "buffer",

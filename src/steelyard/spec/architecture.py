@@ -10,8 +10,8 @@ from functools import cached_property
 from typing import Any
 
 from steelyard.errors import UserError
-from steelyard.spec.cache import KeyValueCache
-from steelyard.spec.compute import Attention
+from steelyard.spec.cache import Kept
+from steelyard.spec.compute import Attention, Work
 from steelyard.spec.rules import Rule
 from steelyard.spec.settings import Settings
 from steelyard.spec.tensor import Task
@@ -69,11 +69,14 @@ class Architecture:
         rules: the rows.
         ties: alias and canonical name of weights that are one tensor when `tie_word_embeddings` is on.
         renames: endings or starts of names as older files spell them, and as the rules do.
-        cache: what attention keeps; None if it keeps nothing.
+        cache: what it keeps of what it has read, one kind or several; None if it keeps nothing.
         attention: every kind of attention it computes, for counting operations; see `spec.compute`.
         active: for an axis of experts, such as "expert", how many of them work on a token.
         streams: starts of names and the stream of positions that what they name works on, where that is not the
-            tokens of the text: (("vision_model.", "image"),). The first that fits counts.
+            tokens of the text: (("vision_model.", "image"),). They are compared with the patterns of the rules,
+            so a start may hold {layer}. The first that fits counts.
+        positions: length of every stream that the config tells: {"image": patches}. Others are as long as the text.
+        work: operations that are no products with the matrices, for counting.
         once: roles that work once on a sequence, not on every position: poolers, classifiers.
     """
 
@@ -87,10 +90,12 @@ class Architecture:
     rules: tuple[Rule, ...]
     ties: Mapping[str, str] = field(default_factory=dict)
     renames: tuple[tuple[str, str], ...] = ()
-    cache: KeyValueCache | None = None
+    cache: Kept | tuple[Kept, ...] | None = None
     attention: tuple[Attention, ...] = ()
     active: Mapping[str, Size] = field(default_factory=dict)
     streams: tuple[tuple[str, str], ...] = ()
+    positions: Mapping[str, Size] = field(default_factory=dict)
+    work: tuple[Work, ...] = ()
     once: tuple[str, ...] = ("pooler", "classifier")
 
     def settings(self, config: Mapping[str, Any]) -> Settings:
@@ -115,13 +120,23 @@ class Architecture:
         """
         return math.prod(self._single(name, settings, numbers) for name in axis.split("*"))
 
+    def active_size(self, axis: str, settings: Settings) -> int | None:
+        """Return how many along an axis of experts work on a token; None for other axes."""
+        return _length(self.active[axis], settings, None) if axis in self.active else None
+
+    def stream_length(self, stream: str, settings: Settings) -> int | None:
+        """Return the positions of a stream the config tells; None for others, which are as long as the text."""
+        return _length(self.positions[stream], settings, None) if stream in self.positions else None
+
+    @property
+    def kept(self) -> tuple[Kept, ...]:
+        """Every kind of thing it keeps of what it has read."""
+        if self.cache is None:
+            return ()
+        return self.cache if isinstance(self.cache, tuple) else (self.cache,)
+
     def _single(self, axis: str, settings: Settings, numbers: Mapping[str, int] | None) -> int:
-        size = self.sizes[axis]
-        if isinstance(size, ByLayer):
-            return size.largest(settings) if numbers is None else size.size(settings, numbers)
-        if callable(size):
-            return size(settings)
-        return settings.size(size) if isinstance(size, str) else size
+        return _length(self.sizes[axis], settings, numbers)
 
     def shape(
         self, rule: Rule, settings: Settings, numbers: Mapping[str, int] | None = None
@@ -206,6 +221,14 @@ class Architecture:
                 if shape is not None and name not in tied:
                     shapes[name.removeprefix(self.prefix) if bare else name] = shape
         return shapes
+
+
+def _length(size: Size, settings: Settings, numbers: Mapping[str, int] | None) -> int:
+    if isinstance(size, ByLayer):
+        return size.largest(settings) if numbers is None else size.size(settings, numbers)
+    if callable(size):
+        return size(settings)
+    return settings.size(size) if isinstance(size, str) else size
 
 
 def class_name(config: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The key-value cache: what attention keeps for every token of the context."""
+"""What a model keeps of what it has read: keys and values of every token, or states of recurrent blocks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from dataclasses import dataclass
 from steelyard.errors import UserError
 from steelyard.spec.settings import Settings
 
+TEXT = "text"
+"""The stream of the text's tokens, on which everything works that a table says nothing else of."""
+
+Blocks = Callable[[Settings, int], bool]
+"""Whether the block of a stack with that number is meant."""
+
 Window = Callable[[Settings, int], int | None]
 """For a layer, the number of latest tokens it attends to; None for all of them."""
+
+
+def every_block(settings: Settings, number: int) -> bool:
+    """All blocks of the stack are meant."""
+    return True
 
 
 def everything(settings: Settings, layer: int) -> int | None:
@@ -33,14 +44,46 @@ def switched_window(settings: Settings, layer: int) -> int | None:
 
 @dataclass(frozen=True)
 class KeyValueCache:
-    """What is kept for a token in each layer: one key and one value for every head.
+    """What is kept for a token in each block: one key and one value for every head.
 
     Attributes:
         heads: axis of the heads that are kept; `kv_head` under grouped-query attention.
         width: axis of one head's keys, and of its values.
         window: how many tokens each layer keeps.
+        value: axis of one head's values where it is not that of the keys; "" where it is.
+        latent: axes whose lengths add up to what is enough to keep for a token, for attention that can restore
+            keys and values of all heads from it (multi-head latent attention); empty where it cannot.
+        stack: axis that numbers the blocks: "layer", or another where a model has several stacks.
+        blocks: which blocks of the stack keep it.
+        over: stream of the keys; another than the text's for cross attention.
     """
 
     heads: str
     width: str = "head_dim"
     window: Window = everything
+    value: str = ""
+    latent: tuple[str, ...] = ()
+    stack: str = "layer"
+    blocks: Blocks = every_block
+    over: str = TEXT
+
+
+@dataclass(frozen=True)
+class State:
+    """What a recurrent block keeps of a sequence, however long it is.
+
+    Attributes:
+        name: such as "conv" or "ssm".
+        axes: named axes joined by "*", such as "inner*state".
+        stack: axis that numbers the blocks.
+        blocks: which blocks of the stack keep it.
+    """
+
+    name: str
+    axes: str
+    stack: str = "layer"
+    blocks: Blocks = every_block
+
+
+Kept = KeyValueCache | State
+"""One kind of thing a model keeps of what it has read."""

@@ -1,20 +1,12 @@
-"""What a table says about computing beside its matrices: the attentions of a model."""
+"""What a table says about computing beside its matrices: attentions, recurrences, matrices used twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from steelyard.spec.cache import Window, everything
-from steelyard.spec.settings import Settings
+from steelyard.spec.cache import TEXT, Blocks, Window, every_block, everything
 
-TEXT = "text"
-"""The stream of the text's tokens, on which everything works that a table says nothing else of."""
-
-
-def every_block(settings: Settings, number: int) -> bool:
-    """All blocks of the stack have it."""
-    return True
+__all__ = ["TEXT", "Attention", "Work", "every_block"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,7 @@ class Attention:
     Attributes:
         heads: axis of the query heads.
         key: axis of one head's query and key.
-        value: axis of one head's value.
+        value: axis of one head's value; "" for products of queries and keys alone.
         stack: axis that numbers the blocks it stands in: "layer", or another where a model has several stacks.
         blocks: which blocks of the stack have it.
         stream: of the queries.
@@ -39,8 +31,31 @@ class Attention:
     key: str = "head_dim"
     value: str = "head_dim"
     stack: str = "layer"
-    blocks: Callable[[Settings, int], bool] = every_block
+    blocks: Blocks = every_block
     stream: str = TEXT
     over: str = TEXT
     causal: bool = True
     window: Window = everything
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations that are no product with a stored matrix of its own: scans, or a matrix on a second stream.
+
+    It takes times * the product of the axes' lengths operations for every position of the stream in every block.
+
+    Attributes:
+        role: what they are booked under, such as "ssm.scan".
+        axes: named axes joined by "*", such as "inner*state".
+        times: operations for each element; two for a multiplication and an addition.
+        stack: axis that numbers the blocks; "" for work done once, outside of the blocks.
+        blocks: which blocks of the stack do it.
+        stream: whose positions it is done for.
+    """
+
+    role: str
+    axes: str
+    times: int = 2
+    stack: str = "layer"
+    blocks: Blocks = every_block
+    stream: str = TEXT

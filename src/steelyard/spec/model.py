@@ -9,6 +9,7 @@ from typing import Any
 from steelyard.errors import UserError
 from steelyard.spec.architecture import Architecture, class_name, task_of
 from steelyard.spec.conventions import may_be_encoded
+from steelyard.spec.kept import kept_elements
 from steelyard.spec.known import read_known
 from steelyard.spec.ledger import Ledger, make_ledger
 from steelyard.spec.reading import Shapes
@@ -141,7 +142,9 @@ class ModelSpec:
         return self.input_keys[name]
 
     def kv_cache_bytes(self, context: int, batch: int, bytes_per_element: int = 2) -> int:
-        """Return the bytes of all keys and values kept for a full context; 0 for models that keep none.
+        """Return the bytes of all that is kept of a full context; 0 for models that do not generate.
+
+        Multi-head latent attention is taken to keep its latents; `weigh.cache` tells its other forms.
 
         Args:
             context: tokens of each sequence.
@@ -152,14 +155,16 @@ class ModelSpec:
             UserError: if no table describes the architecture.
         """
         architecture = self.require_axes("the size of the key-value cache")
-        cache = architecture.cache
-        if cache is None or self.task != "causal":
+        if not self.generates:
             return 0
-        settings = architecture.settings(self.config)
-        windows = [cache.window(settings, layer) for layer in range(self.n_layers)]
-        tokens = sum(context if window is None else min(context, window) for window in windows)
-        per_token = architecture.axis_size(cache.heads, settings) * architecture.axis_size(cache.width, settings)
-        return 2 * batch * tokens * per_token * bytes_per_element
+        kept = kept_elements(architecture, architecture.settings(self.config), context)
+        return batch * sum(part.elements for part in kept) * bytes_per_element
+
+    @property
+    def generates(self) -> bool:
+        """Whether it writes text token by token, so that it keeps a cache."""
+        owner = class_name(self.config) if self.architecture is None else self.architecture.class_of(self.config)
+        return self.task == "causal" or owner.endswith("ForConditionalGeneration")
 
     def ledger(self) -> Ledger:
         """Return where parameters and bytes are, by role and by layer, in the order of the table."""

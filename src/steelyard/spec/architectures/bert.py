@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steelyard.spec.architecture import Architecture, label_count
 from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.compute import Attention
 from steelyard.spec.rules import Shared, bias, buffer, embedding, linear, norm, rules
 
 _EMBEDDINGS = "bert.embeddings"
@@ -84,4 +85,5 @@ ARCHITECTURE = Architecture(
     # The first files were converted from TensorFlow, with its names for the norms.
     renames=((r"LayerNorm\.gamma$", "LayerNorm.weight"), (r"LayerNorm\.beta$", "LayerNorm.bias")),
     cache=KeyValueCache(heads="head"),
+    attention=(Attention(causal=False),),
 )

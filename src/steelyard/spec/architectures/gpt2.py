@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steelyard.spec.architecture import Architecture, label_count
 from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.compute import Attention
 from steelyard.spec.rules import buffer, embedding, linear, norm, rules
 
 _BLOCK = "transformer.h.{layer}"
@@ -52,4 +53,6 @@ ARCHITECTURE = Architecture(
     ),
     ties={"lm_head.weight": "transformer.wte.weight"},
     cache=KeyValueCache(heads="head"),
+    attention=(Attention(),),
+    once=(),
 )

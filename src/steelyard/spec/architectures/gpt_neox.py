@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steelyard.spec.architecture import Architecture, label_count
 from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.compute import Attention
 from steelyard.spec.rules import buffer, embedding, linear, norm, rules
 
 _BLOCK = "gpt_neox.layers.{layer}"
@@ -57,4 +58,6 @@ ARCHITECTURE = Architecture(
     # Files spell the head as it was called before transformers 5.
     renames=((r"^embed_out\.", "lm_head."),),
     cache=KeyValueCache(heads="head"),
+    attention=(Attention(),),
+    once=(),
 )

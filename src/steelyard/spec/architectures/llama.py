@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from steelyard.spec.architecture import Architecture, label_count
 from steelyard.spec.cache import KeyValueCache
+from steelyard.spec.compute import Attention
 from steelyard.spec.rules import Shared, buffer, embedding, linear, norm, rules
 
 _ATTENTION = "model.layers.{layer}.self_attn"
@@ -58,4 +59,6 @@ ARCHITECTURE = Architecture(
     ),
     ties={"lm_head.weight": "model.embed_tokens.weight"},
     cache=KeyValueCache(heads="kv_head"),
+    attention=(Attention(),),
+    once=(),
 )
