@@ -55,6 +55,23 @@ class Match:
 
 
 @dataclass(frozen=True)
+class Stack:
+    """One stack of blocks of a model.
+
+    Attributes:
+        axis: that numbers them in the names.
+        block: pattern of the names' start within one of them.
+        before: how many blocks the stacks before it have; the model's numbers of its blocks start there.
+        blocks: how many it has.
+    """
+
+    axis: str
+    block: str
+    before: int
+    blocks: int
+
+
+@dataclass(frozen=True)
 class Architecture:
     """The table of one model type.
 
@@ -64,10 +81,14 @@ class Architecture:
         default_class: class taken for a config that names none.
         prefix: what names start with in files of classes with a head; a file may lack it.
         block: pattern of the names' start within one block: "model.layers.{layer}.".
+        stacks: the same for every stack of blocks beside that one, by the axis that numbers its blocks:
+            {"decoder_layer": "decoder.block.{decoder_layer}."}.
         defaults: what absent config keys mean; transformers' defaults.
         sizes: length of every named axis; placeholders of patterns are axes too.
         rules: the rows.
-        ties: alias and canonical name of weights that are one tensor when `tie_word_embeddings` is on.
+        ties: alias and canonical name of weights that are one tensor when `tie_word_embeddings` is on. A
+            canonical name may itself be an alias of another; the last one that a class has counts.
+        always_tied: those of the aliases that are tied whatever `tie_word_embeddings` says.
         renames: endings or starts of names as older files spell them, and as the rules do.
         cache: what it keeps of what it has read, one kind or several; None if it keeps nothing.
         attention: every kind of attention it computes, for counting operations; see `spec.compute`.
@@ -77,6 +98,8 @@ class Architecture:
             so a start may hold {layer}. The first that fits counts.
         positions: length of every stream that the config tells: {"image": patches}. Others are as long as the text.
         work: operations that are no products with the matrices, for counting.
+        extra_blocks: how many blocks a checkpoint may hold after those of the model, such as DeepSeek's for
+            predicting further tokens; they are kept as stored.
         once: roles that work once on a sequence, not on every position: poolers, classifiers.
     """
 
@@ -89,6 +112,7 @@ class Architecture:
     sizes: Mapping[str, Size]
     rules: tuple[Rule, ...]
     ties: Mapping[str, str] = field(default_factory=dict)
+    always_tied: tuple[str, ...] = ()
     renames: tuple[tuple[str, str], ...] = ()
     cache: Kept | tuple[Kept, ...] | None = None
     attention: tuple[Attention, ...] = ()
@@ -96,6 +120,8 @@ class Architecture:
     streams: tuple[tuple[str, str], ...] = ()
     positions: Mapping[str, Size] = field(default_factory=dict)
     work: tuple[Work, ...] = ()
+    stacks: Mapping[str, str] = field(default_factory=dict)
+    extra_blocks: Callable[[Settings], int] | None = None
     once: tuple[str, ...] = ("pooler", "classifier")
 
     def settings(self, config: Mapping[str, Any]) -> Settings:
@@ -192,11 +218,29 @@ class Architecture:
 
     def tied(self, config: Mapping[str, Any]) -> dict[str, str]:
         """Return alias and canonical name of the tensors that a model of this config shares."""
-        if not self.settings(config).flag("tie_word_embeddings"):
+        if not self.ties:
             return {}
-        owner = self.class_of(config)
-        pairs = ((alias, canonical, self.match(alias)) for alias, canonical in self.ties.items())
-        return {alias: canonical for alias, canonical, match in pairs if match and match.rule.belongs_to(owner)}
+        settings, owner = self.settings(config), self.class_of(config)
+        every = settings.flag("tie_word_embeddings")
+
+        def has(name: str) -> bool:
+            match = self.match(name)
+            return match is not None and match.rule.belongs_to(owner) and match.rule.applies(settings)
+
+        ties = {alias: name for alias, name in self.ties.items() if every or alias in self.always_tied}
+        ties = {alias: name for alias, name in ties.items() if has(alias) and has(name)}
+        return {alias: ties.get(name, name) for alias, name in ties.items()}
+
+    def stacks_of(self, config: Mapping[str, Any]) -> tuple[Stack, ...]:
+        """Return the stacks of blocks that a model of this config has, in the order their blocks are numbered."""
+        settings, owner = self.settings(config), self.class_of(config)
+        stacks: list[Stack] = []
+        for axis, block in {"layer": self.block, **self.stacks}.items():
+            inside = any(rule.pattern.startswith(block) and rule.belongs_to(owner) for rule in self.rules)
+            if inside or not self.stacks:
+                before = sum(stack.blocks for stack in stacks)
+                stacks.append(Stack(axis, block, before, self.axis_size(axis, settings)))
+        return tuple(stacks)
 
     def expected_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return every tensor a model of this config has, tied ones once, from the table alone.

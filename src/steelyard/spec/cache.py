@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from steelyard.errors import UserError
 from steelyard.spec.settings import Settings
@@ -35,11 +36,33 @@ def switched_window(settings: Settings, layer: int) -> int | None:
     kinds = settings.get("layer_types")
     if kinds is None:
         slides = layer >= settings.size("max_window_layers", least=0)
-    elif isinstance(kinds, Sequence) and layer < len(kinds):
-        slides = kinds[layer] == "sliding_attention"
     else:
-        raise UserError(f"config.json: layer_types must list every layer, but says nothing of layer {layer}")
+        slides = layer_kind(kinds, layer) == "sliding_attention"
     return settings.size_or_none("sliding_window") if slides else None
+
+
+def alternating_window(period: Callable[[Settings], int]) -> Window:
+    """Gemma's window: in the layers that the config lists, or else in all but every `period`-th."""
+
+    def window(settings: Settings, layer: int) -> int | None:
+        kinds = settings.get("layer_types")
+        slides = (layer + 1) % period(settings) != 0
+        if kinds is not None:
+            slides = layer_kind(kinds, layer) == "sliding_attention"
+        return settings.size_or_none("sliding_window") if slides else None
+
+    return window
+
+
+def layer_kind(kinds: Any, layer: int) -> str:
+    """Return what `layer_types` of a config says of a layer.
+
+    Raises:
+        UserError: if it says nothing.
+    """
+    if not isinstance(kinds, Sequence) or layer >= len(kinds):
+        raise UserError(f"config.json: layer_types must list every layer, but says nothing of layer {layer}")
+    return str(kinds[layer])
 
 
 @dataclass(frozen=True)

@@ -54,8 +54,8 @@ class Ledger:
 
 
 def parameters_of(tensor: TensorSpec) -> int:
-    """Return the trainable numbers of a tensor: none in buffers and in integers."""
-    trainable = tensor.role != BUFFER and tensor.dtype.startswith(("F", "BF"))
+    """Return the trainable numbers of a tensor: none in buffers, states and integers."""
+    trainable = tensor.role != BUFFER and tensor.kind != "state" and tensor.dtype.startswith(("F", "BF"))
     return tensor.elements if trainable else 0
 
 

@@ -24,6 +24,7 @@ class Entry:
         rule: of the table.
         numbers: what stands for the placeholders of the rule's pattern.
         dropped: the prefix, where the file lacks it; else "".
+        layer: number of its block in the model; None outside of the blocks.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Entry:
     rule: Rule
     numbers: Mapping[str, int]
     dropped: str
+    layer: int | None = None
 
     def spell(self, pattern: str) -> str:
         """Fill in a pattern with this entry's numbers and spell it as the file does."""
@@ -40,8 +42,10 @@ class Entry:
         """Return the tensor as the rule describes it."""
         # Old spellings (LayerNorm.gamma) belong to the module of the new ones.
         module = module_of(self.spelled).removeprefix(self.dropped)
-        rule, layer = self.rule, self.numbers.get("layer")
-        return TensorSpec(self.name, shape, dtype, rule.role, rule.axes, layer, module, rule.kind, rule.transposed)
+        rule = self.rule
+        return TensorSpec(
+            self.name, shape, dtype, rule.role, rule.axes, self.layer, module, rule.kind, rule.transposed
+        )
 
 
 def match_names(architecture: Architecture, config: Mapping[str, Any], shapes: Shapes) -> dict[str, Entry]:
@@ -58,10 +62,13 @@ def match_names(architecture: Architecture, config: Mapping[str, Any], shapes: S
     """
     settings = architecture.settings(config)
     owner = architecture.class_of(config)
+    before = {stack.axis: stack.before for stack in architecture.stacks_of(config)}
     entries: dict[str, Entry] = {}
     for name, (shape, _) in shapes.items():
-        entry = _entry(architecture, name)
+        entry = _entry(architecture, name, before)
         if entry is None or not _fits(architecture, settings, owner, entry, tuple(shape)):
+            continue
+        if _is_extra(architecture, settings, entry):
             continue
         _check_numbers(architecture, settings, entry)
         other = entries.setdefault(entry.spelled, entry)
@@ -70,11 +77,13 @@ def match_names(architecture: Architecture, config: Mapping[str, Any], shapes: S
     return entries
 
 
-def _entry(architecture: Architecture, name: str) -> Entry | None:
+def _entry(architecture: Architecture, name: str, before: Mapping[str, int]) -> Entry | None:
     for dropped in ("", architecture.prefix):
         match = architecture.match(dropped + name)
         if match is not None:
-            return Entry(name, architecture.rename(dropped + name), match.rule, match.numbers, dropped)
+            numbers = match.numbers
+            layer = next((before[axis] + number for axis, number in numbers.items() if axis in before), None)
+            return Entry(name, architecture.rename(dropped + name), match.rule, numbers, dropped, layer)
     return None
 
 
@@ -90,6 +99,14 @@ def _fits(architecture: Architecture, settings: Settings, owner: str, entry: Ent
         f"{entry.name} has shape {list(shape)}, but config.json asks for {list(expected)} ({asked.described()}); "
         "the weights and config.json belong to different models, or one of them was changed"
     )
+
+
+def _is_extra(architecture: Architecture, settings: Settings, entry: Entry) -> bool:
+    """Whether it belongs to a block after those of the model, which the architecture's files may hold."""
+    if architecture.extra_blocks is None or "layer" not in entry.numbers:
+        return False
+    beyond = entry.numbers["layer"] - architecture.axis_size("layer", settings)
+    return 0 <= beyond < architecture.extra_blocks(settings)
 
 
 def _check_numbers(architecture: Architecture, settings: Settings, entry: Entry) -> None:

@@ -14,7 +14,7 @@ from steelyard.spec.known import read_known
 from steelyard.spec.ledger import Ledger, make_ledger
 from steelyard.spec.reading import Shapes
 from steelyard.spec.registry import architectures, find_architecture
-from steelyard.spec.tensor import BUFFER, FusedGroup, Task, TensorSpec
+from steelyard.spec.tensor import BUFFER, ROUTER, FusedGroup, Task, TensorSpec
 from steelyard.spec.unknown import read_unknown
 
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
@@ -113,7 +113,8 @@ class ModelSpec:
     def quantizable(self) -> tuple[str, ...]:
         """Return the names of the matrices that methods may encode.
 
-        These are linear maps, token embeddings and heads, not norms and not embeddings of positions or types.
+        These are linear maps, token embeddings and heads, not norms, not embeddings of positions or types and not
+        routers of experts.
         Without a table: every matrix with both sides of at least 16 whose name says it is a weight.
         """
         if self.architecture is None:
@@ -122,7 +123,7 @@ class ModelSpec:
             name
             for name, tensor in self.tensors.items()
             if tensor.role is not None
-            and (tensor.kind == "linear" or tensor.role == "embed.token")
+            and ((tensor.kind == "linear" and not tensor.role.startswith(ROUTER)) or tensor.role == "embed.token")
             and tensor.is_plain_float
         )
 

@@ -114,11 +114,11 @@ def embedding(module: str, role: str, rows: str, columns: str) -> tuple[Rule, ..
 
 
 def norm(
-    module: str, role: str, axis: str, *, bias: bool = False, classes: tuple[str, ...] = ()
+    module: str, role: str, axis: str, *, bias: bool = False, when: Condition = True, classes: tuple[str, ...] = ()
 ) -> tuple[Rule, ...]:
     """Return the rows of a normalization: its weight and, for a layer norm, its bias."""
-    weight = Rule(f"{module}.weight", role, (axis,), "norm", classes=classes)
-    shift = Rule(f"{module}.bias", f"{role}.bias", (axis,), "bias", classes=classes)
+    weight = Rule(f"{module}.weight", role, (axis,), "norm", when=when, classes=classes)
+    shift = Rule(f"{module}.bias", f"{role}.bias", (axis,), "bias", when=when, classes=classes)
     return (weight, shift) if bias else (weight,)
 
 
@@ -130,6 +130,11 @@ def bias(name: str, role: str, axis: str, *, classes: tuple[str, ...] = ()) -> t
 def buffer(*names: str) -> tuple[Rule, ...]:
     """Return rows of tensors that the model computes by itself; old files store them nevertheless."""
     return tuple(Rule(name, BUFFER, None, "other", optional=True) for name in names)
+
+
+def state(name: str, role: str, axis: str) -> tuple[Rule, ...]:
+    """Return the row of numbers that are stored and loaded, but that no gradient trains."""
+    return (Rule(name, role, (axis,), "state"),)
 
 
 def rules(*rows: Iterable[Rule]) -> tuple[Rule, ...]:

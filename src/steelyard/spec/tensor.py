@@ -7,11 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["linear", "embedding", "norm", "bias", "other"]
+Kind = Literal["linear", "conv", "embedding", "norm", "bias", "state", "other"]
 Task = Literal["causal", "masked", "encoder"]
 
 BUFFER = "buffer"
 """The role of tensors that the model computes by itself: masks, position indices, rotary frequencies."""
+
+ROUTER = "router"
+"""What the roles of the small maps that choose experts start with; engines keep them in the model's own type."""
 
 # What a weight may be before anyone encoded it. Eight-bit floats come with scales kept elsewhere.
 _PLAIN_FLOATS = ("F64", "F32", "F16", "BF16")
@@ -48,7 +51,7 @@ class TensorSpec:
             several: ("head*head_dim", "hidden"). None if no table says.
         layer: number of its block, None outside of the blocks.
         module: the name without ".weight" or ".bias".
-        kind: which methods it is for.
+        kind: which methods it is for; "state" is loaded, but no gradient trains it.
         transposed: stored as [in, out], as GPT-2's Conv1D does.
     """
 
