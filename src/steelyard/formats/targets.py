@@ -80,8 +80,10 @@ def _bare(spec: ModelSpec, module: str) -> str | None:
 
 def _cut(spec: ModelSpec, module: str) -> tuple[int | None, tuple[str, str]]:
     """Return the layer of a module and its name before and after that number."""
-    for number, prefix in enumerate(spec.block_prefixes):
+    for prefix in spec.block_prefixes:
         if module.startswith(prefix):
+            # Its number in its own stack; a model may have several.
+            number = int(prefix.removesuffix(".").rpartition(".")[2])
             return number, (prefix.removesuffix(f"{number}."), module.removeprefix(prefix))
     return None, (module, "")
 

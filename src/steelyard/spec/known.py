@@ -31,7 +31,6 @@ def read_known(
         UserError: if a shape is at odds with the config, a tensor is missing, or a number in a name is out of
             the config's range.
     """
-    settings = architecture.settings(config)
     entries = match_names(architecture, config, shapes)
     ties = _ties(architecture, config, entries, untied)
     _require(architecture, config, entries, ties)
@@ -46,16 +45,20 @@ def read_known(
             tensors[name] = known
     kept = [by_name[name] for name in tensors if name in by_name]
 
-    n_layers = architecture.axis_size("layer", settings)
-    bare = any(entry.dropped and "layer" in entry.numbers for entry in kept)
-    block = architecture.block.removeprefix(architecture.prefix) if bare else architecture.block
+    bare = any(entry.dropped and entry.layer is not None for entry in kept)
+    dropped = architecture.prefix if bare else ""
+    blocks = [
+        stack.block.removeprefix(dropped).format(**{stack.axis: number})
+        for stack in architecture.stacks_of(config)
+        for number in range(stack.blocks)
+    ]
     return Reading(
         tensors=tensors,
         ties=ties,
         stored_aliases=aliases,
         groups=_groups(architecture, kept),
-        n_layers=n_layers,
-        block_prefixes=tuple(block.format(layer=layer) for layer in range(n_layers)),
+        n_layers=len(blocks),
+        block_prefixes=tuple(blocks),
         input_keys=_input_keys(tensors, kept, ties),
         notes=tuple(_notes(architecture, config, tensors, kept, untied)),
     )

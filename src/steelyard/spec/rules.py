@@ -108,9 +108,41 @@ def linear(
     return (weight, Rule(f"{module}.bias", f"{role}.bias", (out,), "bias", False, bias, classes, optional))
 
 
-def embedding(module: str, role: str, rows: str, columns: str) -> tuple[Rule, ...]:
+def embedding(
+    module: str, role: str, rows: str, columns: str, *, when: Condition = True, classes: tuple[str, ...] = ()
+) -> tuple[Rule, ...]:
     """Return the row of an embedding table of [rows, columns]."""
-    return (Rule(f"{module}.weight", role, (rows, columns), "embedding"),)
+    return (Rule(f"{module}.weight", role, (rows, columns), "embedding", when=when, classes=classes),)
+
+
+def conv(
+    module: str,
+    role: str,
+    axes: Shape,
+    *,
+    bias: Condition = False,
+    when: Condition = True,
+    classes: tuple[str, ...] = (),
+) -> tuple[Rule, ...]:
+    """Return the rows of a convolution.
+
+    Args:
+        module: pattern of its module.
+        role: role of the weight; the bias's is `role + ".bias"`.
+        axes: outputs, inputs of one group, and the lengths of the kernel.
+        bias: when it has a bias.
+        when: when a model has it at all.
+        classes: endings of the names of the classes that have it.
+    """
+    weight = Rule(f"{module}.weight", role, axes, "conv", when=when, classes=classes)
+    if bias is False:
+        return (weight,)
+    return (weight, Rule(f"{module}.bias", f"{role}.bias", axes[:1], "bias", when=bias, classes=classes))
+
+
+def parameter(name: str, role: str, *axes: str, classes: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+    """Return the row of trained numbers that are no matrix, norm or bias: scales, decays, class tokens."""
+    return (Rule(name, role, axes, "other", classes=classes),)
 
 
 def norm(

@@ -14,6 +14,8 @@ class Settings:
     A key absent from config.json has the default of the architecture's table, which is the one transformers
     gives it; a key that is present and null stays None.
 
+    A key such as "text_config.hidden_size" is that of a config within the config.
+
     Attributes:
         used: keys asked for so far, in order, so that an error can name them.
     """
@@ -35,8 +37,9 @@ class Settings:
         """
         if key not in self.used:
             self.used.append(key)
-        if key in self._config:
-            return self._config[key]
+        present, value = _find(self._config, key)
+        if present:
+            return value
         if key not in self._defaults:
             raise UserError(f"config.json lacks {key}, and architecture tables give it no default; add it")
         return self._defaults[key]
@@ -66,9 +69,21 @@ class Settings:
     def described(self) -> str:
         """The keys asked for and their values: "hidden_size = 64, head_dim = null"."""
         words = {None: "null", True: "true", False: "false"}
-        values = {key: self._config.get(key, self._defaults.get(key)) for key in self.used}
+        found = {key: _find(self._config, key) for key in self.used}
+        values = {key: value if present else self._defaults.get(key) for key, (present, value) in found.items()}
         return ", ".join(
             f"{key} = {words[value] if value is None or isinstance(value, bool) else value}"
-            + ("" if key in self._config else " by default")
+            + ("" if found[key][0] else " by default")
             for key, value in values.items()
         )
+
+
+def _find(config: Mapping[str, Any], key: str) -> tuple[bool, Any]:
+    """Whether a config says something of a key, and what."""
+    outer, _, inner = key.partition(".")
+    if not inner or key in config:
+        return key in config, config.get(key)
+    within = config.get(outer)
+    if within is not None and not isinstance(within, Mapping):
+        raise UserError(f"config.json: {outer} must be a config of its own, got {within!r}")
+    return _find(within or {}, inner)
