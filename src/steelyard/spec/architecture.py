@@ -236,11 +236,22 @@ class Architecture:
         settings, owner = self.settings(config), self.class_of(config)
         stacks: list[Stack] = []
         for axis, block in {"layer": self.block, **self.stacks}.items():
-            inside = any(rule.pattern.startswith(block) and rule.belongs_to(owner) for rule in self.rules)
-            if inside or not self.stacks:
+            if self.has_stack(axis, owner):
                 before = sum(stack.blocks for stack in stacks)
                 stacks.append(Stack(axis, block, before, self.axis_size(axis, settings)))
         return tuple(stacks)
+
+    def has_stack(self, axis: str, owner: str) -> bool:
+        """Whether models of a class have the blocks that an axis numbers; "" stands for no blocks.
+
+        Args:
+            axis: such as "layer" or "decoder_layer".
+            owner: name of the class.
+        """
+        block = {"layer": self.block, **self.stacks}.get(axis)
+        if block is None or not self.stacks:
+            return True
+        return any(rule.pattern.startswith(block) and rule.belongs_to(owner) for rule in self.rules)
 
     def expected_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return every tensor a model of this config has, tied ones once, from the table alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from steelyard.spec.architecture import Architecture
 from steelyard.spec.cache import TEXT, State
@@ -29,7 +30,7 @@ class KeptPart:
 
 def kept_elements(
     architecture: Architecture,
-    settings: Settings,
+    config: Mapping[str, Any],
     context: int,
     *,
     lengths: Mapping[str, int] | None = None,
@@ -39,7 +40,7 @@ def kept_elements(
 
     Args:
         architecture: its table.
-        settings: its config.
+        config: as read from config.json.
         context: tokens of text.
         lengths: positions of other streams, such as {"source": 512}; by default what the config tells, else the
             context.
@@ -48,8 +49,11 @@ def kept_elements(
     Raises:
         UserError: if the config gives an axis no usable length.
     """
+    settings, owner = architecture.settings(config), architecture.class_of(config)
     parts = []
     for kept in architecture.kept:
+        if not architecture.has_stack(kept.stack, owner):
+            continue
         blocks = range(architecture.axis_size(kept.stack, settings))
         if isinstance(kept, State):
             each = [

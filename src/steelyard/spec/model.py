@@ -158,7 +158,7 @@ class ModelSpec:
         architecture = self.require_axes("the size of the key-value cache")
         if not self.generates:
             return 0
-        kept = kept_elements(architecture, architecture.settings(self.config), context)
+        kept = kept_elements(architecture, self.config, context)
         return batch * sum(part.elements for part in kept) * bytes_per_element
 
     @property

@@ -87,11 +87,7 @@ def plan_cache(
     ):
         if value < least:
             raise UserError(f"{name} of a cache must be at least {least}, got {value}")
-    parts = (
-        kept_elements(table, table.settings(spec.config), context, lengths=lengths, expanded=expanded)
-        if spec.generates
-        else ()
-    )
+    parts = kept_elements(table, spec.config, context, lengths=lengths, expanded=expanded) if spec.generates else ()
     return CachePlan(parts, batch, bits + scale_bits / group if group else bits)
 
 

@@ -2,7 +2,8 @@
 
 A multiplication and an addition are two operations, and only products of matrices, convolutions and scans count,
 as `torch.utils.flop_counter` counts them: norms, activations and softmax are left out. Linear maps take
-2 * out * in for every position; attention 2 * heads * (key + value) * queries * keys for every block.
+2 * out * in for every position, convolutions
+2 * out * in * kernel for every position they write; attention 2 * heads * (key + value) * queries * keys for every block.
 """
 
 from __future__ import annotations
@@ -204,7 +205,7 @@ def active_parameters(spec: ModelSpec) -> int:
     return sum(
         times * math.prod(shape)
         for rule, numbers, times, shape in counter.rows()
-        if rule.pattern.format(**numbers) not in tied
+        if rule.kind != "state" and rule.pattern.format(**numbers) not in tied
     )
 
 
@@ -275,7 +276,7 @@ class _Counter:
     ) -> Flops:
         linear: dict[str, int] = {}
         for rule, _, times, shape in self.rows():
-            if rule.kind != "linear":
+            if rule.kind not in ("linear", "conv"):
                 continue
             worked = positions(self.stream(rule))
             if self._is_once(rule.role) or (logits == "last" and is_head(rule.role)):
@@ -284,12 +285,13 @@ class _Counter:
         attention = sum(
             2 * batch * pairs(kind, block) * self._width(kind, block)
             for kind in self.table.attention
+            if self.table.has_stack(kind.stack, self.owner)
             for block in range(self.table.axis_size(kind.stack, self.settings))
             if kind.blocks(self.settings, block)
         )
         work: dict[str, int] = {}
         for item in self.table.work:
-            if self.blocks_alone and not item.stack:
+            if (self.blocks_alone and not item.stack) or not self.table.has_stack(item.stack, self.owner):
                 continue
             for block in range(self.table.axis_size(item.stack, self.settings) if item.stack else 1):
                 if item.blocks(self.settings, block):
