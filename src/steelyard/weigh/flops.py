@@ -2,8 +2,8 @@
 
 A multiplication and an addition are two operations, and only products of matrices, convolutions and scans count,
 as `torch.utils.flop_counter` counts them: norms, activations and softmax are left out. Linear maps take
-2 * out * in for every position, convolutions
-2 * out * in * kernel for every position they write; attention 2 * heads * (key + value) * queries * keys for every block.
+2 * out * in for every position, convolutions 2 * out * in * kernel for every position they write; attention
+2 * heads * (key + value) * queries * keys for every block.
 """
 
 from __future__ import annotations
