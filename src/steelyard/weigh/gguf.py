@@ -1,0 +1,213 @@
+"""The header of a GGUF file: its keys, and name, shape, type and place of every tensor. No data are read.
+
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; blocks of the types: ggml's `ggml-common.h`.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from steelyard.errors import UserError
+from steelyard.weigh.holding import Holding
+from steelyard.weights.stores import Store
+
+SUFFIX = ".gguf"
+_MAGIC = b"GGUF"
+_PIECE = 1 << 16
+_MOST_BYTES = 1 << 28
+_MOST_ITEMS = 1 << 24
+
+
+@dataclass(frozen=True, slots=True)
+class BlockType:
+    """One type of GGUF: `numbers` weights in a block of `codes`, `scales` and `minima` bytes."""
+
+    name: str
+    numbers: int
+    codes: int
+    scales: int = 0
+    minima: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one block."""
+        return self.codes + self.scales + self.minima
+
+
+# Where scales and minima share packed bytes (the 12 of Q4_K and Q5_K), half of them count for each.
+TYPES: dict[int, BlockType] = {
+    0: BlockType("F32", 1, 4),
+    1: BlockType("F16", 1, 2),
+    2: BlockType("Q4_0", 32, 16, 2),
+    3: BlockType("Q4_1", 32, 16, 2, 2),
+    6: BlockType("Q5_0", 32, 20, 2),
+    7: BlockType("Q5_1", 32, 20, 2, 2),
+    8: BlockType("Q8_0", 32, 32, 2),
+    9: BlockType("Q8_1", 32, 32, 2, 2),
+    10: BlockType("Q2_K", 256, 64, 10, 10),
+    11: BlockType("Q3_K", 256, 96, 14),
+    12: BlockType("Q4_K", 256, 128, 8, 8),
+    13: BlockType("Q5_K", 256, 160, 8, 8),
+    14: BlockType("Q6_K", 256, 192, 18),
+    15: BlockType("Q8_K", 256, 256, 4, 32),
+    16: BlockType("IQ2_XXS", 256, 64, 2),
+    17: BlockType("IQ2_XS", 256, 64, 10),
+    18: BlockType("IQ3_XXS", 256, 96, 2),
+    19: BlockType("IQ1_S", 256, 48, 2),
+    20: BlockType("IQ4_NL", 32, 16, 2),
+    21: BlockType("IQ3_S", 256, 104, 6),
+    22: BlockType("IQ2_S", 256, 72, 10),
+    23: BlockType("IQ4_XS", 256, 128, 8),
+    24: BlockType("I8", 1, 1),
+    25: BlockType("I16", 1, 2),
+    26: BlockType("I32", 1, 4),
+    27: BlockType("I64", 1, 8),
+    28: BlockType("F64", 1, 8),
+    29: BlockType("IQ1_M", 256, 48, 8),
+    30: BlockType("BF16", 1, 2),
+    34: BlockType("TQ1_0", 256, 52, 2),
+    35: BlockType("TQ2_0", 256, 64, 2),
+    39: BlockType("MXFP4", 32, 16, 1),
+}
+_PLAIN = ("F64", "F32", "F16", "BF16")
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True)
+class GgufHeader:
+    """What a GGUF file says of itself.
+
+    Attributes:
+        nbytes: bytes before the data.
+        metadata: its keys; arrays (vocabularies) are counted, not kept.
+        tensors: what each tensor takes, by name.
+    """
+
+    nbytes: int
+    metadata: Mapping[str, Any]
+    tensors: Mapping[str, Holding]
+
+
+def read_gguf(store: Store, file: str) -> GgufHeader:
+    """Read the header of a GGUF file of a store.
+
+    Raises:
+        UserError: if it is no GGUF file, is damaged, or uses types nobody has described.
+    """
+    where = f"{store.location}/{file}"
+    size = store.size(file)
+
+    def read(begin: int, end: int) -> bytes:
+        return bytes(store.read(file, begin, end))
+
+    return _Reader(read, size, where).header()
+
+
+class _Reader:
+    """Reads forward through the header, a piece at a time."""
+
+    def __init__(self, read: Callable[[int, int], bytes], size: int, where: str) -> None:
+        self._read = read
+        self._size = size
+        self._where = where
+        self._piece = b""
+        self._begin = 0
+        self._position = 0
+
+    def header(self) -> GgufHeader:
+        if self._take(4) != _MAGIC:
+            raise UserError(f"{self._where} does not begin with GGUF; it is no GGUF file or it is damaged")
+        version = self._number("<I")
+        if version not in (2, 3):
+            raise UserError(f"{self._where}: GGUF version {version}; versions 2 and 3 can be read")
+        tensors, keys = self._count("tensors"), self._count("keys")
+        metadata = {}
+        for _ in range(keys):
+            key = self._text()
+            metadata[key] = self._value(self._number("<I"))
+        alignment = metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1 or alignment > 1 << 20:
+            raise self._bad(f"general.alignment is {alignment!r}")
+        found: dict[str, Holding] = {}
+        last = 0
+        for _ in range(tensors):
+            holding, offset = self._tensor(alignment)
+            if holding.name in found:
+                raise self._bad(f"tensor {holding.name!r} is named twice")
+            found[holding.name] = holding
+            last = max(last, offset + holding.nbytes)
+        start = -(-self._position // alignment) * alignment
+        if start + last > self._size:
+            raise UserError(
+                f"{self._where}: truncated: {start + last - self._size:,} bytes are missing; download it again"
+            )
+        return GgufHeader(start, metadata, found)
+
+    def _tensor(self, alignment: int) -> tuple[Holding, int]:
+        name = self._text()
+        dimensions = self._number("<I")
+        if dimensions > 8:
+            raise self._bad(f"tensor {name[:200]!r} has {dimensions} dimensions")
+        # The fastest axis comes first in the file.
+        shape = tuple(self._number("<Q") for _ in range(dimensions))[::-1]
+        number, offset = self._number("<I"), self._number("<Q")
+        kind = TYPES.get(number)
+        if kind is None:
+            raise self._bad(f"tensor {name[:200]!r} has the unknown type {number}")
+        elements = math.prod(shape)
+        if (shape[-1] if shape else 1) % kind.numbers or offset % alignment or elements >= 1 << 62:
+            raise self._bad(f"tensor {name[:200]!r} of {kind.name} has shape {list(shape)} at byte {offset}")
+        blocks = elements // kind.numbers
+        holding = Holding(
+            name, shape, kind.name, (name,), kind.codes * blocks, kind.scales * blocks, kind.minima * blocks,
+            plain=kind.name in _PLAIN,
+        )  # fmt: skip
+        return holding, offset
+
+    def _value(self, kind: int) -> Any:
+        if kind in _SCALARS:
+            return self._number(_SCALARS[kind])
+        if kind == _STRING:
+            return self._text()
+        if kind != _ARRAY:
+            raise self._bad(f"a key has the unknown type {kind}")
+        inner, count = self._number("<I"), self._count("items of an array")
+        if inner in _SCALARS and count > 1024:
+            self._take(struct.calcsize(_SCALARS[inner]) * count)
+            return count
+        if inner == _STRING:
+            for _ in range(count):
+                self._take(self._number("<Q"))
+            return count
+        return [self._value(inner) for _ in range(count)]
+
+    def _count(self, what: str) -> int:
+        count: int = self._number("<Q")
+        if count > _MOST_ITEMS:
+            raise self._bad(f"it announces {count:,} {what}")
+        return count
+
+    def _text(self) -> str:
+        return self._take(self._number("<Q")).decode("utf-8", "replace")
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self._take(struct.calcsize(form)))[0]
+
+    def _take(self, count: int) -> bytes:
+        end = self._position + count
+        if end > self._size or end > _MOST_BYTES:
+            raise self._bad("its header runs past its end" if end > self._size else "its header is above 256 MiB")
+        if end > self._begin + len(self._piece):
+            self._begin = self._position
+            self._piece = self._read(self._begin, min(self._size, max(end, self._begin + _PIECE)))
+        taken = self._piece[self._position - self._begin : end - self._begin]
+        self._position = end
+        return taken
+
+    def _bad(self, reason: str) -> UserError:
+        return UserError(f"{self._where}: {reason}; it is damaged: download it again")
