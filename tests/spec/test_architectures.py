@@ -15,6 +15,8 @@ from steelyard.spec import Architecture, ModelSpec, architectures
 
 TABLES = list(architectures().values())
 TABLE_IDS = list(architectures())
+# Held against its published counts in test_decoders.py.
+REMOTE = ("openelm",)
 
 # Class, hyperparameters as published, parameters as published.
 PUBLISHED: list[tuple[str, dict[str, Any], int]] = [
@@ -107,17 +109,18 @@ def test_linears_and_embeddings_are_what_the_modules_are(class_name: str, option
     model, config = peer(class_name, **options)
     spec = ModelSpec.build(config, shapes_of(model))
     for tensor in spec.tensors.values():
-        if not tensor.name.endswith(".weight"):
+        # In memory experts are one tensor and their router is a module of its own; see test_decoders.py.
+        if not tensor.name.endswith(".weight") or str(tensor.role).startswith(("expert", "router")):
             continue
         module = model.get_submodule(tensor.module)
         kind = type(module).__name__
         if tensor.kind == "linear":
-            assert kind in ("Linear", "Conv1D")
+            assert kind.endswith("Linear") or kind == "Conv1D"
             assert tensor.transposed == (kind == "Conv1D")
-            sizes = (module.out_features, module.in_features) if kind == "Linear" else (module.nf, module.nx)
+            sizes = (module.nf, module.nx) if kind == "Conv1D" else (module.out_features, module.in_features)
             assert tensor.matrix_shape == sizes
         else:
-            assert kind == "Embedding" if tensor.kind == "embedding" else "Norm" in kind
+            assert kind.endswith("Embedding") if tensor.kind == "embedding" else "Norm" in kind
 
 
 @pytest.mark.parametrize(("class_name", "options", "parameters"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
@@ -162,6 +165,8 @@ def test_any_size_of_a_decoder(
 
 @pytest.mark.parametrize("table", TABLES, ids=TABLE_IDS)
 def test_defaults_are_those_of_transformers(table: Architecture) -> None:
+    if table.model_type in REMOTE:
+        pytest.skip("transformers has no such class; the code comes with the weights")
     config_class = transformers.CONFIG_MAPPING[table.model_type]
     for key, value in table.defaults.items():
         if key != "id2label":

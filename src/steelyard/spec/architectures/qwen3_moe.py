@@ -53,6 +53,7 @@ ARCHITECTURE = Architecture(
         "head_dim": None,
         "attention_bias": False,
         "num_experts": 128,
+        "num_local_experts": None,
         "num_experts_per_tok": 8,
         "decoder_sparse_step": 1,
         "mlp_only_layers": None,
@@ -69,7 +70,8 @@ ARCHITECTURE = Architecture(
         "head": "num_attention_heads",
         "kv_head": lambda s: s.size_or_none("num_key_value_heads") or s.size("num_attention_heads"),
         "head_dim": lambda s: s.size_or_none("head_dim") or s.size("hidden_size") // s.size("num_attention_heads"),
-        "expert": "num_experts",
+        # transformers 5 writes the second name.
+        "expert": lambda s: s.size_or_none("num_local_experts") or s.size("num_experts"),
         "expert_ffn": "moe_intermediate_size",
     },
     rules=rules(
