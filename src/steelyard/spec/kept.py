@@ -44,7 +44,7 @@ def kept_elements(
         context: tokens of text.
         lengths: positions of other streams, such as {"source": 512}; by default what the config tells, else the
             context.
-        expanded: keep keys and values of all heads where latents would do, as transformers does.
+        expanded: keep keys and values of all heads where latents would do.
 
     Raises:
         UserError: if the config gives an axis no usable length.

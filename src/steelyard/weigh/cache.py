@@ -70,8 +70,8 @@ def plan_cache(
         bits: of an element: 16, 8 or 4, say.
         group: elements of a quantized cache that share a scale; 0 for none.
         scale_bits: of a group's scale, and of its zero point where there is one.
-        expanded: keep keys and values of all heads where latents would do. Servers keep the latents of multi-head
-            latent attention, transformers what they expand to.
+        expanded: keep keys and values of all heads where the latents of multi-head latent attention would do, as
+            releases of transformers before the fifth did.
         lengths: positions of other streams, such as {"source": 512}; by default what the config tells, else the
             context.
 

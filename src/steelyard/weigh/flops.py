@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from steelyard.errors import UserError
-from steelyard.spec import Architecture, Attention, ModelSpec, Rule, Settings
+from steelyard.spec import Architecture, Attention, KeyValueCache, ModelSpec, Rule, Settings
 from steelyard.spec.compute import TEXT
 from steelyard.spec.kept import stream_positions
+from steelyard.spec.tensor import ROUTER
 
 Recompute = Literal["none", "selective", "full"]
 Logits = Literal["all", "last"]
@@ -89,7 +90,7 @@ def prefill(
         UserError: if no table describes the architecture, or a number is below one.
     """
     _check(tokens=tokens, batch=batch)
-    counter = _Counter(spec, lengths)
+    counter = Counter(spec, lengths)
 
     def pairs(attention: Attention, block: int) -> int:
         queries = counter.positions(attention.stream, tokens)
@@ -104,13 +105,23 @@ def prefill(
     return counter.count(batch, lambda stream: counter.positions(stream, tokens), pairs, logits)
 
 
-def decode(spec: ModelSpec, context: int, batch: int = 1, *, lengths: Mapping[str, int] | None = None) -> Flops:
+def decode(
+    spec: ModelSpec,
+    context: int,
+    batch: int = 1,
+    *,
+    absorb: bool = True,
+    lengths: Mapping[str, int] | None = None,
+) -> Flops:
     """Return the operations of one new token of every sequence.
 
     Args:
         spec: the model.
         context: tokens of each sequence already in the cache; the new one attends to them and to itself.
         batch: sequences.
+        absorb: for multi-head latent attention: multiply the matrix that expands latents into the query and the
+            result, and attend to the latents themselves, as servers do; otherwise expand the latents of the whole
+            context again, as transformers does.
         lengths: see `prefill`; an encoder is not run again, but cross attention still reads what it wrote.
 
     Raises:
@@ -119,7 +130,7 @@ def decode(spec: ModelSpec, context: int, batch: int = 1, *, lengths: Mapping[st
     _check(batch=batch)
     if context < 0:
         raise UserError(f"context must be at least 0, got {context}")
-    counter = _Counter(spec, lengths)
+    counter = Counter(spec, lengths)
     if not spec.generates:
         owner = counter.table.class_of(spec.config)
         raise UserError(
@@ -134,6 +145,11 @@ def decode(spec: ModelSpec, context: int, batch: int = 1, *, lengths: Mapping[st
         window = attention.window(counter.settings, block)
         return context + 1 if window is None else min(context + 1, window)
 
+    latents = tuple(kept.latent for kept in counter.table.kept if isinstance(kept, KeyValueCache) and kept.latent)
+    if absorb and latents:
+        counter.absorbed = latents[0]
+    elif latents:
+        counter.expanded = {latents[0][0]: context + 1}
     return counter.count(batch, lambda stream: int(stream == TEXT), pairs, "all")
 
 
@@ -167,7 +183,7 @@ def training(
     if recompute == "selective":
         again = forward.attention
     elif recompute == "full":
-        counter = _Counter(spec, lengths, blocks_alone=True)
+        counter = Counter(spec, lengths, blocks_alone=True)
         blocks = counter.count(batch, lambda stream: counter.positions(stream, tokens), lambda *_: 0, "all")
         again = blocks.total + forward.attention
     return Flops(
@@ -200,7 +216,7 @@ def active_parameters(spec: ModelSpec) -> int:
     Raises:
         UserError: if no table describes the architecture.
     """
-    counter = _Counter(spec, None)
+    counter = Counter(spec, None)
     tied = counter.table.tied(spec.config)
     return sum(
         times * math.prod(shape)
@@ -225,15 +241,21 @@ def causal_pairs(queries: int, window: int | None = None) -> int:
     return reach * (reach + 1) // 2 + (queries - reach) * reach
 
 
-class _Counter:
+class Counter:
+    """Walks the rows of a table with the shapes that work on a token."""
+
     def __init__(self, spec: ModelSpec, lengths: Mapping[str, int] | None, blocks_alone: bool = False) -> None:
         self.table: Architecture = spec.require_axes("the number of operations")
         self.settings: Settings = self.table.settings(spec.config)
         self.owner = self.table.class_of(spec.config)
         self.lengths = lengths
         self.blocks_alone = blocks_alone
+        # Of latent attention: the axes it attends to by itself, or the axis whose maps work on every position.
+        self.absorbed: tuple[str, ...] = ()
+        self.expanded: dict[str, int] = {}
 
     def positions(self, stream: str, tokens: int) -> int:
+        """Positions of a stream where the text has so many tokens."""
         return stream_positions(self.table, self.settings, stream, tokens, self.lengths)
 
     def rows(self) -> Iterator[tuple[Rule, dict[str, int], int, tuple[int, ...]]]:
@@ -259,27 +281,42 @@ class _Counter:
     def _shape(self, rule: Rule, numbers: Mapping[str, int]) -> tuple[int, ...]:
         return tuple(
             math.prod(
-                self.table.active_size(name, self.settings) or self.table.axis_size(name, self.settings, numbers)
+                self._working(rule, name) or self.table.axis_size(name, self.settings, numbers)
                 for name in axis.split("*")
             )
             for axis in rule.axes or ()
         )
 
-    def _is_once(self, role: str) -> bool:
+    def _working(self, rule: Rule, axis: str) -> int | None:
+        # A router looks at every expert, and only then chooses.
+        return None if rule.role.startswith(ROUTER) else self.table.active_size(axis, self.settings)
+
+    def is_once(self, role: str) -> bool:
+        """Whether what has the role works once on a sequence."""
         return role in self.table.once and not self.owner.endswith(_ONE_FOR_EACH_POSITION)
 
     def stream(self, rule: Rule) -> str:
+        """Return the stream that what a row describes works on."""
         return next((stream for start, stream in self.table.streams if rule.pattern.startswith(start)), TEXT)
 
     def count(
         self, batch: int, positions: Callable[[str], int], pairs: Callable[[Attention, int], int], logits: Logits
     ) -> Flops:
+        """Add up everything.
+
+        Args:
+            batch: sequences.
+            positions: that a stream has.
+            pairs: of queries and keys that an attention multiplies in a block.
+            logits: whether the head works on all positions or on the last one alone.
+        """
         linear: dict[str, int] = {}
         for rule, _, times, shape in self.rows():
             if rule.kind not in ("linear", "conv"):
                 continue
             worked = positions(self.stream(rule))
-            if self._is_once(rule.role) or (logits == "last" and is_head(rule.role)):
+            worked *= self.expanded.get((rule.axes or ("",))[-1], 1)
+            if self.is_once(rule.role) or (logits == "last" and is_head(rule.role)):
                 worked = min(worked, 1)
             linear[rule.role] = linear.get(rule.role, 0) + 2 * times * math.prod(shape) * worked * batch
         attention = sum(
@@ -302,6 +339,9 @@ class _Counter:
 
     def _width(self, kind: Attention, block: int) -> int:
         place = {kind.stack: block}
+        if self.absorbed:
+            lengths = [self.table.axis_size(axis, self.settings, place) for axis in self.absorbed]
+            return self.table.axis_size(kind.heads, self.settings, place) * (sum(lengths) + lengths[0])
         key = self.table.axis_size(kind.key, self.settings, place)
         value = self.table.axis_size(kind.value, self.settings, place) if kind.value else 0
         return self.table.axis_size(kind.heads, self.settings, place) * (key + value)

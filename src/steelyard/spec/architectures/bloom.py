@@ -67,4 +67,5 @@ ARCHITECTURE = Architecture(
     ties={"lm_head.weight": "transformer.word_embeddings.weight"},
     cache=KeyValueCache(heads="head"),
     attention=(Attention(),),
+    once=(),
 )

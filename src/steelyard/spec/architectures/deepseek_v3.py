@@ -143,4 +143,5 @@ ARCHITECTURE = Architecture(
     attention=(Attention(key="key_dim", value="value_dim"),),
     active={"expert": "num_experts_per_tok"},
     extra_blocks=lambda s: s.size("num_nextn_predict_layers", least=0) if s.get("num_nextn_predict_layers") else 0,
+    once=(),
 )

@@ -92,4 +92,5 @@ ARCHITECTURE = Architecture(
     ties={"lm_head.weight": "transformer.word_embeddings.weight"},
     cache=KeyValueCache(heads="kv_head"),
     attention=(Attention(),),
+    once=(),
 )

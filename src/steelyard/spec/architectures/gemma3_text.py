@@ -68,4 +68,5 @@ ARCHITECTURE = Architecture(
     ties={"lm_head.weight": "model.embed_tokens.weight"},
     cache=KeyValueCache(heads="kv_head", window=_WINDOW),
     attention=(Attention(window=_WINDOW),),
+    once=(),
 )

@@ -71,4 +71,5 @@ ARCHITECTURE = Architecture(
     cache=KeyValueCache(heads="kv_head", window=_window),
     attention=(Attention(window=_window),),
     active={"expert": "num_experts_per_tok"},
+    once=(),
 )

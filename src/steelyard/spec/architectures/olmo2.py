@@ -61,4 +61,5 @@ ARCHITECTURE = Architecture(
     ties={"lm_head.weight": "model.embed_tokens.weight"},
     cache=KeyValueCache(heads="kv_head"),
     attention=(Attention(),),
+    once=(),
 )

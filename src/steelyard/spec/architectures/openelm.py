@@ -147,4 +147,5 @@ ARCHITECTURE = Architecture(
     ),
     cache=KeyValueCache(heads="kv_head"),
     attention=(Attention(),),
+    once=(),
 )

@@ -90,4 +90,5 @@ ARCHITECTURE = Architecture(
     ties={"lm_head.weight": f"{_DECODER}.embed_tokens.weight"},
     cache=KeyValueCache(heads="head"),
     attention=(Attention(),),
+    once=(),
 )

@@ -67,4 +67,5 @@ ARCHITECTURE = Architecture(
     ties={"lm_head.weight": "model.embed_tokens.weight"},
     cache=KeyValueCache(heads="kv_head", window=_window),
     attention=(Attention(window=_window),),
+    once=(),
 )
