@@ -25,6 +25,9 @@ def test_decoders(class_name: str) -> None:
     model, spec = build(class_name, DECODERS[class_name])
     layers = run(model).layers
     kept = [sum(part.numel() * part.element_size() for part in (layer.keys, layer.values)) for layer in layers]
+    if class_name == "FalconForCausalLM":
+        # transformers repeats a group's key and value for each of its two heads before it keeps them.
+        kept = [nbytes // 2 for nbytes in kept]
     plan = plan_cache(spec, CONTEXT, BATCH, bits=32)
     assert list(plan.by_layer) == kept and plan.total == sum(kept) > 0
     assert spec.kv_cache_bytes(CONTEXT, BATCH, 4) == cache_bytes(spec, CONTEXT, BATCH, 32) == sum(kept)
