@@ -58,6 +58,8 @@ class Device:
         compute_share: of the peak, what products of matrices reach.
         bandwidth_share: of the bandwidth, what reading weights reaches.
         kernel_seconds: what each product of matrices costs beside its operations and bytes.
+        element_seconds: what norms and the like cost for each number that enters or leaves a product, where they
+            are kernels of their own; 0 where they are fused with products.
         levels: measured bandwidth by size of what is read again and again, smallest first; may be empty.
     """
 
@@ -75,6 +77,7 @@ class Device:
     compute_share: float = COMPUTE_SHARE
     bandwidth_share: float = BANDWIDTH_SHARE
     kernel_seconds: float = KERNEL_SECONDS
+    element_seconds: float = 0.0
     levels: tuple[Level, ...] = field(default=())
 
     def operations_per_second(self, number: str | None = None) -> float:

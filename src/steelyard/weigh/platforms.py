@@ -126,7 +126,7 @@ class Platform:
         rate = device.operations_per_second(number)
         # A pass reads the same weights and cache as the one before.
         speed = device.bytes_per_second((work.weight_bytes + work.other_bytes) / self.count)
-        compute = bandwidth = 0.0
+        compute, bandwidth = 0.0, work.elements * device.element_seconds / split
         for part in work.parts:
             computing = part.operations / split / rate
             moving = (part.weight_bytes / (ENCODED_SHARE if work.encoded else 1) + part.other_bytes) / split / speed

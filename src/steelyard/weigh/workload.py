@@ -40,12 +40,22 @@ class RoleWeights:
 
 @dataclass(frozen=True)
 class Part:
-    """One role, or the attention, in one pass: what the roofline needs to know of it."""
+    """One role, or the attention, in one pass: what the roofline needs to know of it.
+
+    Attributes:
+        name: of the role.
+        operations: multiplications and additions.
+        weight_bytes: of weights that are read.
+        other_bytes: of the cache, or of what enters and leaves the products.
+        elements: numbers that enter and leave the products.
+        kernels: products of matrices.
+    """
 
     name: str
     operations: float
     weight_bytes: float
     other_bytes: float
+    elements: float
     kernels: int
 
 
@@ -81,6 +91,11 @@ class Pass:
     def other_bytes(self) -> float:
         """Bytes of the cache and of hidden states."""
         return sum(part.other_bytes for part in self.parts)
+
+    @property
+    def elements(self) -> float:
+        """Numbers that enter and leave products."""
+        return sum(part.elements for part in self.parts)
 
     @property
     def kernels(self) -> int:
@@ -161,8 +176,11 @@ class Workload:
     def _pass(self, counted: flops.Flops, positions: int, batch: int, cached: float) -> Pass:
         parts = [
             *self._linear(counted.linear, positions, batch),
-            *(Part(name, operations, 0.0, 0.0, self.spec.n_layers) for name, operations in counted.work.items()),
-            Part("attention", counted.attention, 0.0, cached, self.spec.n_layers if counted.attention else 0),
+            *(
+                Part(name, operations, 0.0, 0.0, 0.0, self.spec.n_layers)
+                for name, operations in counted.work.items()
+            ),
+            Part("attention", counted.attention, 0.0, cached, 0.0, self.spec.n_layers if counted.attention else 0),
         ]
         return Pass(
             parts=tuple(parts),
@@ -182,8 +200,9 @@ class Workload:
             # operations speak of, two for each element and position.
             used = min(1.0, operations * self._unchosen(role) / (2 * rows * role.elements))
             hit = used * (1 - role.routed + role.routed * self._hit(rows))
-            width = used * role.width * rows * self.activation_bits / 8
-            yield Part(name, operations, role.nbytes * hit, width, max(1, round(role.kernels * used)))
+            elements = used * role.width * rows
+            moved = elements * self.activation_bits / 8
+            yield Part(name, operations, role.nbytes * hit, moved, elements, max(1, round(role.kernels * used)))
 
     def _unchosen(self, role: RoleWeights) -> float:
         """How many times more operations all experts would take than the chosen ones."""
