@@ -23,7 +23,8 @@ def test_saved_folder(class_name: str, options: dict[str, Any], tmp_path: Path) 
         spec = ModelSpec.build(checkpoint.config, checkpoint.shapes())
     assert spec.notes == ()
     assert spec.parameter_count() == model.num_parameters()
-    assert spec.ledger().total.nbytes == 4 * model.num_parameters()
+    states = sum(tensor.elements for tensor in spec.tensors.values() if tensor.kind == "state")
+    assert spec.ledger().total.nbytes == 4 * (model.num_parameters() + states)
 
 
 def test_minilm() -> None:

@@ -170,10 +170,16 @@ class Architecture:
         """Return the shape the config asks for; None if it does not say. For `numbers` see `axis_size`."""
         return None if rule.axes is None else tuple(self.axis_size(axis, settings, numbers) for axis in rule.axes)
 
+    def varies(self, rule: Rule) -> bool:
+        """Whether the shape of a rule's tensors differs from block to block."""
+        axes = (axis for dimension in rule.axes or () for axis in dimension.split("*"))
+        return any(isinstance(self.sizes[axis], ByLayer) for axis in axes)
+
     def match(self, name: str) -> Match | None:
         """Return the rule that a name (with its prefix) fits."""
-        for rule, pattern in self._lookup.get(_NUMBER.sub("#", self.rename(name)), ()):
-            found = pattern.fullmatch(self.rename(name))
+        name = self.rename(name)
+        for rule, pattern in self._lookup.get(_NUMBER.sub("#", name), ()):
+            found = pattern.fullmatch(name)
             if found is not None:
                 return Match(rule, {axis: int(number) for axis, number in found.groupdict().items()})
         return None
@@ -251,7 +257,8 @@ class Architecture:
         block = {"layer": self.block, **self.stacks}.get(axis)
         if block is None or not self.stacks:
             return True
-        return any(rule.pattern.startswith(block) and rule.belongs_to(owner) for rule in self.rules)
+        rows = (rule for rule in self.rules if rule.pattern.startswith(block) and not rule.optional)
+        return any(rule.belongs_to(owner) for rule in rows)
 
     def expected_shapes(self, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
         """Return every tensor a model of this config has, tied ones once, from the table alone.
@@ -270,9 +277,10 @@ class Architecture:
         for rule in self.rules:
             if rule.axes is None or not rule.belongs_to(owner) or not rule.applies(settings):
                 continue
+            same = None if self.varies(rule) else self.shape(rule, settings)
             for numbers in self.places(rule, settings):
                 name = rule.pattern.format(**numbers)
-                shape = self.shape(rule, settings, numbers)
+                shape = same or self.shape(rule, settings, numbers)
                 if shape is not None and name not in tied:
                     shapes[name.removeprefix(self.prefix) if bare else name] = shape
         return shapes

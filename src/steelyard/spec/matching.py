@@ -60,17 +60,17 @@ def match_names(architecture: Architecture, config: Mapping[str, Any], shapes: S
         UserError: if a shape is at odds with the config, a number in a name is out of the config's range, or
             two names are spellings of one tensor.
     """
-    settings = architecture.settings(config)
+    expected = _Expected(architecture, architecture.settings(config))
     owner = architecture.class_of(config)
     before = {stack.axis: stack.before for stack in architecture.stacks_of(config)}
     entries: dict[str, Entry] = {}
     for name, (shape, _) in shapes.items():
         entry = _entry(architecture, name, before)
-        if entry is None or not _fits(architecture, settings, owner, entry, tuple(shape)):
+        if entry is None or not _fits(expected, owner, entry, tuple(shape)):
             continue
-        if _is_extra(architecture, settings, entry):
+        if expected.is_extra(entry):
             continue
-        _check_numbers(architecture, settings, entry)
+        _check_numbers(expected, entry)
         other = entries.setdefault(entry.spelled, entry)
         if other is not entry:
             raise UserError(f"{other.name} and {name} are two spellings of one tensor; remove one of them")
@@ -87,12 +87,49 @@ def _entry(architecture: Architecture, name: str, before: Mapping[str, int]) -> 
     return None
 
 
-def _fits(architecture: Architecture, settings: Settings, owner: str, entry: Entry, shape: tuple[int, ...]) -> bool:
+class _Expected:
+    """What the config asks for, worked out once for each rule and axis: a model may have 100,000 tensors."""
+
+    def __init__(self, architecture: Architecture, settings: Settings) -> None:
+        self._architecture = architecture
+        self._settings = settings
+        self._shapes: dict[int, tuple[int, ...] | None] = {}
+        self._sizes: dict[str, int] = {}
+        extra = architecture.extra_blocks
+        self._extra = 0 if extra is None else extra(settings)
+
+    def fresh(self) -> Settings:
+        """The settings with nothing asked for yet, to tell what an answer depends on."""
+        return self._settings.fresh()
+
+    def shape(self, entry: Entry, settings: Settings | None = None) -> tuple[int, ...] | None:
+        """The shape of an entry; None if the config does not say."""
+        rule = entry.rule
+        if id(rule) in self._shapes and settings is None:
+            return self._shapes[id(rule)]
+        shape = self._architecture.shape(rule, settings or self._settings, entry.numbers)
+        if not self._architecture.varies(rule):
+            self._shapes[id(rule)] = shape
+        return shape
+
+    def size(self, axis: str, settings: Settings | None = None) -> int:
+        """How many there are of what a placeholder numbers."""
+        if axis not in self._sizes or settings is not None:
+            self._sizes[axis] = self._architecture.axis_size(axis, settings or self._settings)
+        return self._sizes[axis]
+
+    def is_extra(self, entry: Entry) -> bool:
+        """Whether it belongs to a block after those of the model, which the architecture's files may hold."""
+        return self._extra > 0 and 0 <= entry.numbers.get("layer", -1) - self.size("layer") < self._extra
+
+
+def _fits(expectations: _Expected, owner: str, entry: Entry, shape: tuple[int, ...]) -> bool:
     """Whether the shape is the config's. Heads of other classes may have any shape: then no rule is about them."""
-    asked = settings.fresh()
-    expected = architecture.shape(entry.rule, asked, entry.numbers)
+    expected = expectations.shape(entry)
     if expected is None or shape == expected:
         return True
+    asked = expectations.fresh()
+    expectations.shape(entry, asked)
     if not entry.rule.belongs_to(owner):
         return False
     raise UserError(
@@ -101,18 +138,11 @@ def _fits(architecture: Architecture, settings: Settings, owner: str, entry: Ent
     )
 
 
-def _is_extra(architecture: Architecture, settings: Settings, entry: Entry) -> bool:
-    """Whether it belongs to a block after those of the model, which the architecture's files may hold."""
-    if architecture.extra_blocks is None or "layer" not in entry.numbers:
-        return False
-    beyond = entry.numbers["layer"] - architecture.axis_size("layer", settings)
-    return 0 <= beyond < architecture.extra_blocks(settings)
-
-
-def _check_numbers(architecture: Architecture, settings: Settings, entry: Entry) -> None:
+def _check_numbers(expected: _Expected, entry: Entry) -> None:
     for axis, number in entry.numbers.items():
-        asked = settings.fresh()
-        if number >= architecture.axis_size(axis, asked):
+        if number >= expected.size(axis):
+            asked = expected.fresh()
+            expected.size(axis, asked)
             raise UserError(
                 f"the checkpoint holds {entry.name}, but config.json says {asked.described()}; correct the config "
                 "or remove the tensor"
