@@ -72,6 +72,68 @@ TINY_DEEPSEEK = {
     "first_k_dense_replace": 1,
 }
 
+TINY_DISTILBERT = {
+    "dim": 16,
+    "hidden_dim": 24,
+    "n_layers": 3,
+    "n_heads": 4,
+    "vocab_size": 32,
+    "max_position_embeddings": 8,
+}
+TINY_DEBERTA = {
+    **TINY_BERT,
+    "relative_attention": True,
+    "position_buckets": 4,
+    "norm_rel_ebd": "layer_norm",
+    "share_att_key": True,
+    "pos_att_type": "p2c|c2p",
+    "position_biased_input": False,
+}
+TINY_VIT = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 8,
+    "patch_size": 4,
+}
+TINY_CLIP_TEXT = {**TINY_BERT, "num_hidden_layers": 2}
+TINY_CLIP = {"text_config": TINY_CLIP_TEXT, "vision_config": {**TINY_VIT, "hidden_size": 20}, "projection_dim": 12}
+TINY_T5 = {"vocab_size": 32, "d_model": 16, "d_kv": 6, "d_ff": 24, "num_layers": 3, "num_heads": 4}
+TINY_BART = {
+    "vocab_size": 32,
+    "d_model": 16,
+    "encoder_layers": 3,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2,
+    "encoder_ffn_dim": 24,
+    "decoder_ffn_dim": 20,
+    "max_position_embeddings": 8,
+}
+TINY_WHISPER = {
+    **{key: value for key, value in TINY_BART.items() if key != "max_position_embeddings"},
+    "num_mel_bins": 6,
+    "max_source_positions": 10,
+    "max_target_positions": 9,
+    "pad_token_id": 0,
+}
+TINY_MAMBA = {"vocab_size": 32, "hidden_size": 16, "state_size": 4, "num_hidden_layers": 3}
+TINY_MAMBA2 = {**TINY_MAMBA, "num_heads": 8, "head_dim": 4, "n_groups": 2, "chunk_size": 8}
+TINY_JAMBA = {
+    **GROUPED,
+    "num_hidden_layers": 5,
+    "num_experts": 4,
+    "expert_layer_period": 2,
+    "expert_layer_offset": 1,
+    "attn_layer_period": 4,
+    "attn_layer_offset": 2,
+    "mamba_d_state": 4,
+    "mamba_d_conv": 3,
+    "use_mamba_kernels": False,
+}
+TINY_RWKV = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "context_length": 8}
+
 # Class and options: every switch of every table, on and off.
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("LlamaForCausalLM", TINY),
@@ -176,5 +238,90 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ),
     ("DeepseekV3ForCausalLM", {**TINY_DEEPSEEK, "attention_bias": True}),
     ("DeepseekV3Model", TINY_DEEPSEEK),
+    ("RobertaModel", TINY_BERT),
+    ("RobertaForMaskedLM", TINY_BERT),
+    ("RobertaForCausalLM", {**TINY_BERT, "is_decoder": True, "tie_word_embeddings": False}),
+    ("RobertaForSequenceClassification", {**TINY_BERT, "num_labels": 4}),
+    ("RobertaForTokenClassification", TINY_BERT),
+    ("RobertaForQuestionAnswering", TINY_BERT),
+    ("DistilBertModel", TINY_DISTILBERT),
+    ("DistilBertForMaskedLM", TINY_DISTILBERT),
+    ("DistilBertForMaskedLM", {**TINY_DISTILBERT, "tie_word_embeddings": False}),
+    ("DistilBertForSequenceClassification", {**TINY_DISTILBERT, "num_labels": 4}),
+    ("DistilBertForTokenClassification", TINY_DISTILBERT),
+    ("DistilBertForQuestionAnswering", TINY_DISTILBERT),
+    ("DebertaV2Model", TINY_DEBERTA),
+    ("DebertaV2Model", TINY_BERT),
+    ("DebertaV2ForMaskedLM", {**TINY_DEBERTA, "share_att_key": False, "type_vocab_size": 2}),
+    ("DebertaV2ForMaskedLM", {**TINY_DEBERTA, "legacy": False, "position_buckets": -1, "pos_att_type": ["c2p"]}),
+    (
+        "DebertaV2ForSequenceClassification",
+        {**TINY_DEBERTA, "position_biased_input": True, "conv_kernel_size": 3, "conv_act": "gelu", "num_labels": 3},
+    ),
+    ("DebertaV2ForTokenClassification", {**TINY_DEBERTA, "embedding_size": 12}),
+    ("DebertaV2ForQuestionAnswering", TINY_DEBERTA),
+    ("ViTModel", TINY_VIT),
+    ("ViTModel", {**TINY_VIT, "image_size": [8, 12], "patch_size": [4, 2], "pooler_output_size": 5}),
+    ("ViTForImageClassification", {**TINY_VIT, "num_labels": 4, "qkv_bias": False}),
+    ("ViTForMaskedImageModeling", {**TINY_VIT, "num_channels": 1, "encoder_stride": 4}),
+    ("CLIPModel", TINY_CLIP),
+    ("CLIPForImageClassification", {**TINY_CLIP, "num_labels": 4}),
+    ("CLIPTextModel", TINY_BERT),
+    ("CLIPTextModelWithProjection", {**TINY_BERT, "projection_dim": 12}),
+    ("CLIPVisionModel", TINY_VIT),
+    ("CLIPVisionModelWithProjection", {**TINY_VIT, "projection_dim": 12}),
+    ("T5ForConditionalGeneration", TINY_T5),
+    ("T5ForConditionalGeneration", {**TINY_T5, "feed_forward_proj": "gated-gelu", "num_decoder_layers": 2}),
+    ("T5Model", TINY_T5),
+    ("T5EncoderModel", TINY_T5),
+    ("T5ForQuestionAnswering", TINY_T5),
+    ("BartForConditionalGeneration", TINY_BART),
+    ("BartForConditionalGeneration", {**TINY_BART, "tie_word_embeddings": False}),
+    ("BartModel", TINY_BART),
+    ("BartForCausalLM", TINY_BART),
+    ("BartForSequenceClassification", {**TINY_BART, "num_labels": 4}),
+    ("BartForSequenceClassification", TINY_BART),
+    ("BartForQuestionAnswering", TINY_BART),
+    ("WhisperForConditionalGeneration", TINY_WHISPER),
+    ("WhisperForConditionalGeneration", {**TINY_WHISPER, "tie_word_embeddings": False}),
+    ("WhisperModel", TINY_WHISPER),
+    ("WhisperForCausalLM", TINY_WHISPER),
+    ("MambaForCausalLM", TINY_MAMBA),
+    (
+        "MambaForCausalLM",
+        {
+            **TINY_MAMBA,
+            "use_bias": True,
+            "use_conv_bias": False,
+            "time_step_rank": 5,
+            "expand": 3,
+            "tie_word_embeddings": False,
+        },
+    ),
+    ("MambaModel", TINY_MAMBA),
+    ("Mamba2ForCausalLM", TINY_MAMBA2),
+    (
+        "Mamba2ForCausalLM",
+        {**TINY_MAMBA2, "use_bias": True, "use_conv_bias": False, "conv_kernel": 3, "tie_word_embeddings": True},
+    ),
+    ("Mamba2Model", TINY_MAMBA2),
+    ("JambaForCausalLM", TINY_JAMBA),
+    (
+        "JambaForCausalLM",
+        {
+            **TINY_JAMBA,
+            "mamba_dt_rank": 3,
+            "mamba_conv_bias": False,
+            "mamba_proj_bias": True,
+            "tie_word_embeddings": True,
+        },
+    ),
+    ("JambaForCausalLM", {**TINY_JAMBA, "num_experts": 1}),
+    ("JambaModel", TINY_JAMBA),
+    ("JambaForSequenceClassification", {**TINY_JAMBA, "num_labels": 3}),
+    ("RwkvForCausalLM", TINY_RWKV),
+    ("RwkvForCausalLM", {**TINY_RWKV, "intermediate_size": 20, "tie_word_embeddings": True}),
+    ("RwkvForCausalLM", {**TINY_RWKV, "attention_hidden_size": 12}),
+    ("RwkvModel", TINY_RWKV),
 ]
 IDS = [f"{name}-{position}" for position, (name, _) in enumerate(VARIANTS)]

@@ -15,6 +15,10 @@ from steelyard.spec import Architecture, ModelSpec, architectures
 
 TABLES = list(architectures().values())
 TABLE_IDS = list(architectures())
+# Buffers that transformers saves with the weights.
+COMPUTED = ("final_logits_bias",)
+# Keys that models look for without the config's class declaring them; VARIANTS has each of them.
+UNDECLARED = ("share_att_key", "position_buckets", "norm_rel_ebd", "conv_kernel_size", "conv_groups")
 # Held against its published counts in test_decoders.py.
 REMOTE = ("openelm",)
 
@@ -88,7 +92,7 @@ def test_table_rebuilds_every_name_and_shape(class_name: str, options: dict[str,
     model, config = peer(class_name, **options)
     table = architectures()[config["model_type"]]
     assert table.expected_shapes(config) == {
-        table.rename(name): shape for name, (shape, _) in shapes_of(model).items()
+        table.rename(name): shape for name, (shape, _) in shapes_of(model).items() if name not in COMPUTED
     }
 
 
@@ -99,8 +103,11 @@ def test_spec_of_a_peer_is_complete(class_name: str, options: dict[str, Any]) ->
     assert spec.notes == ()
     assert spec.parameter_count() == model.num_parameters()
     assert spec.ties == model.all_tied_weights_keys
-    assert all(tensor.role and tensor.axes for tensor in spec.tensors.values())
-    assert spec.n_layers == 3
+    assert all(tensor.role for tensor in spec.tensors.values())
+    assert all(
+        len(tensor.axes) == len(tensor.shape) for name, tensor in spec.tensors.items() if name not in COMPUTED
+    )
+    assert spec.n_layers == len(spec.block_prefixes) > 1
     for layer, prefix in enumerate(spec.block_prefixes):
         inside = {name for name in spec.tensors if name.startswith(prefix)}
         assert inside == {name for name, tensor in spec.tensors.items() if tensor.layer == layer} != set()
@@ -114,15 +121,20 @@ def test_linears_and_embeddings_are_what_the_modules_are(class_name: str, option
         # In memory experts are one tensor and their router is a module of its own; see test_decoders.py.
         if not tensor.name.endswith(".weight") or str(tensor.role).startswith(("expert", "router")):
             continue
-        module = model.get_submodule(tensor.module)
+        # The files of ViT have names of an older release.
+        module = model.get_submodule(tensor.module) if tensor.name in model.state_dict() else None
+        if module is None:
+            continue
         kind = type(module).__name__
         if tensor.kind == "linear":
             assert kind.endswith("Linear") or kind == "Conv1D"
             assert tensor.transposed == (kind == "Conv1D")
             sizes = (module.nf, module.nx) if kind == "Conv1D" else (module.out_features, module.in_features)
             assert tensor.matrix_shape == sizes
+        elif tensor.kind == "norm":
+            assert "Norm" in kind
         else:
-            assert kind.endswith("Embedding") if tensor.kind == "embedding" else "Norm" in kind
+            assert kind.endswith("Embedding" if tensor.kind == "embedding" else ("Conv1d", "Conv2d"))
 
 
 @pytest.mark.parametrize(("class_name", "options", "parameters"), PUBLISHED, ids=[row[0] for row in PUBLISHED])
@@ -165,14 +177,22 @@ def test_any_size_of_a_decoder(
     assert spec.parameter_count() == model.num_parameters()
 
 
+def defaults_of(config_class: Any, key: str) -> list[Any]:
+    """What an absent key means to a class of configs: as declared, and in one made of nothing."""
+    outer, _, inner = key.partition(".")
+    if inner:
+        return defaults_of(config_class.sub_configs[outer], inner)
+    return [getattr(config_class, key, None), getattr(config_class(), key, None)]
+
+
 @pytest.mark.parametrize("table", TABLES, ids=TABLE_IDS)
 def test_defaults_are_those_of_transformers(table: Architecture) -> None:
     if table.model_type in REMOTE:
         pytest.skip("transformers has no such class; the code comes with the weights")
     config_class = transformers.CONFIG_MAPPING[table.model_type]
     for key, value in table.defaults.items():
-        if key != "id2label":
-            assert getattr(config_class, key, None) == value, key
+        if key != "id2label" and key not in UNDECLARED:
+            assert value in defaults_of(config_class, key), key
     for name in (table.base_class, table.default_class):
         assert getattr(transformers, name).config_class is config_class
 
@@ -189,9 +209,8 @@ def test_table_is_consistent(table: Architecture) -> None:
         assert match is not None and match.rule is rule
         if rule.axes is not None:
             assert all(table.axis_size(axis, settings) >= 1 for axis in rule.axes)
-        assert (rule.kind == "linear") == (
-            rule.axes is not None and len(rule.axes) == 2 and rule.kind != "embedding"
-        )
+        if rule.kind in ("linear", "embedding"):
+            assert rule.axes is not None and len(rule.axes) == 2
     for alias, canonical in table.ties.items():
         pair = table.match(alias), table.match(canonical)
         assert pair[0] is not None and pair[1] is not None and pair[0].rule.axes == pair[1].rule.axes

@@ -74,7 +74,8 @@ def _ties(
         alias, canonical = pair if pair[1] in entries else pair[::-1]
         if canonical not in entries:
             continue
-        alias = entries[alias].name if alias in entries else alias
+        dropped = entries[canonical].dropped
+        alias = entries[alias].name if alias in entries else alias.removeprefix(dropped)
         if alias not in untied:
             ties[alias] = entries[canonical].name
     return ties
@@ -95,7 +96,7 @@ def _require(
             # A config may ask for any number of layers: stop once there is enough to say.
             if len(missing) > _NAMED:
                 break
-            if name not in entries and name not in ties:
+            if name not in entries and not {name, name.removeprefix(architecture.prefix)} & ties.keys():
                 missing.append(name)
     if missing:
         raise UserError(

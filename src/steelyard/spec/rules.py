@@ -140,9 +140,11 @@ def conv(
     return (weight, Rule(f"{module}.bias", f"{role}.bias", axes[:1], "bias", when=bias, classes=classes))
 
 
-def parameter(name: str, role: str, *axes: str, classes: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+def parameter(
+    name: str, role: str, *axes: str, when: Condition = True, classes: tuple[str, ...] = ()
+) -> tuple[Rule, ...]:
     """Return the row of trained numbers that are no matrix, norm or bias: scales, decays, class tokens."""
-    return (Rule(name, role, axes, "other", classes=classes),)
+    return (Rule(name, role, axes, "other", when=when, classes=classes),)
 
 
 def norm(
@@ -154,9 +156,11 @@ def norm(
     return (weight, shift) if bias else (weight,)
 
 
-def bias(name: str, role: str, axis: str, *, classes: tuple[str, ...] = ()) -> tuple[Rule, ...]:
+def bias(
+    name: str, role: str, axis: str, *, when: Condition = True, classes: tuple[str, ...] = ()
+) -> tuple[Rule, ...]:
     """Return the row of a bias that belongs to no linear map or norm."""
-    return (Rule(name, role, (axis,), "bias", classes=classes),)
+    return (Rule(name, role, (axis,), "bias", when=when, classes=classes),)
 
 
 def buffer(*names: str) -> tuple[Rule, ...]:
