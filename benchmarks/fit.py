@@ -23,7 +23,6 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from steelyard import formats
-from steelyard.budget.encoding import rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import learn
 from steelyard.budget.options import FitOptions
@@ -35,6 +34,7 @@ from steelyard.errors import UserError
 from steelyard.jobs import OpenModel, open_model
 from steelyard.measure.evaluate import EvaluationOptions, Evaluator, held_out_windows
 from steelyard.measure.model import Overlay
+from steelyard.parallel import single_threaded_blas, stream_threads
 from steelyard.report import CurvePoint, Damage, Interval, Series, pareto_png
 
 HERE = Path(__file__).parent
@@ -119,15 +119,27 @@ class Bench:
         assert planned.solution.nbytes == plan_files(planned.plan, self.opened.spec, planner.format).total_bytes
         return self.measure(f"fit ({format})", source, planned.solution.nbytes)
 
-    def uniform(self, rounding: str, bits: int) -> Row:
-        """One codec for everything `quantizable`, in Steelyard's format: the same bytes, without an allocator."""
+    def uniform(self, rounding: str, bits: int, linears: bool = False) -> Row:
+        """One codec for everything `quantizable`, or for the linears alone as peers have it, without an allocator.
+
+        The seconds are those of rounding, the calibration being at hand.
+        """
         spec, format = self.opened.spec, formats.get("steelyard")
         codec = IntegerCodec(bits, 64, True, "BF16")
-        chosen = {n: codec if n in spec.quantizable() else None for n in spec.tensors}
-        tensors = {n: TensorPlan(n, c, rounding_of(c, rounding)) for n, c in chosen.items()}
+        wanted = [n for n in spec.quantizable() if spec.tensors[n].kind == "linear" or not linears]
+        tensors = {
+            n: TensorPlan(n, codec, rounding) if n in wanted else TensorPlan(n, None, "") for n in spec.tensors
+        }
         plan = Plan(format.name, tensors, 5_000_000_000)
         source = PlannedSource(plan, self.opened, format, self.knowledge)
-        return self.measure(f"uniform {rounding} int{bits} g64", source, plan_files(plan, spec, format).total_bytes)
+        source.tensor(wanted[0])  # compiled kernels and factors of the first input are not what is timed
+        began = time.monotonic()
+        with single_threaded_blas():
+            decoded = dict(zip(wanted, stream_threads(source.tensor, wanted), strict=True))
+        seconds = time.monotonic() - began
+        name = f"uniform {rounding} int{bits} g64" + (", linears" if linears else "")
+        nbytes = plan_files(plan, spec, format).total_bytes
+        return self.measure(name, Overlay(self.learned.model.source, decoded), nbytes, seconds=seconds)
 
     def peer(self, peer: Peer, tokens: Path) -> Row | None:
         """Run one peer in its environment and measure what it made; None, with its last words, if it fails."""
@@ -238,6 +250,7 @@ def run(model: str, out: Path, quick: bool) -> None:
     tokens = bench.tokens()
     others = [row for peer in peers(quick) if (row := bench.peer(peer, tokens)) is not None]
     uniform = [bench.uniform(rounding, bits) for rounding in ("rtn", "gptq") for bits in (2, 3, 4, 5, 6, 8)]
+    uniform += [bench.uniform("gptq", bits, linears=True) for bits in (2, 3, 4, 8)]
     ours = []
     print(f"{'bits':>5} {'bytes':>10} {'fit':>10} {'fit, c-t':>10}   {'ratio':>6}  best peer that fits")
     for bits in BUDGETS:
@@ -254,7 +267,8 @@ def run(model: str, out: Path, quick: bool) -> None:
     for row in sorted([*others, *uniform], key=lambda row: row.nbytes):
         native, ecosystem = bench.fit("steelyard", row.nbytes), bench.fit("compressed-tensors", row.nbytes)
         ratio = f"{native.damage / row.damage:9.2f}" if native and row.damage > 0 else "        -"
-        cost = "              " if row.seconds is None else f"{row.seconds:7.1f} {row.peak_bytes / 1e6:6.0f}"
+        memory = "      " if row.peak_bytes is None else f"{row.peak_bytes / 1e6:6.0f}"
+        cost = f"{row.seconds:7.1f} {memory}"
         print(
             f"{row.nbytes:10,} {8 * row.nbytes / bench.parameters:6.2f} {row.damage:10.5f} {_damage(native)} "
             f"{_damage(ecosystem)} {ratio} {cost}  {row.name}",

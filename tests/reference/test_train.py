@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,10 @@ def test_a_finished_run_is_made_longer_from_before_its_decay(
     assert len(losses) == 30 - tiny.decay_start
     run(tmp_path / "planned", longer, sources)
     assert bytes_of(tmp_path / "grown") == bytes_of(tmp_path / "planned")
+    logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("grown", "planned")]
+    steps = [[json.loads(line)["step"] for line in log] for log in logs]
+    # The steps of the first decay are forgotten, and no step is told twice.
+    assert steps[0] == sorted(set(steps[0])) and steps[0][-1] == steps[1][-1] == 30
 
 
 def test_a_decay_that_would_have_begun_earlier_is_refused(

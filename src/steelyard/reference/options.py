@@ -16,8 +16,8 @@ class TrainOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(1800, ge=1, description="optimizer steps in all")
-    decay_steps: int = Field(400, ge=0, description="last steps, over which the learning rate falls to zero")
+    steps: int = Field(3600, ge=1, description="optimizer steps in all")
+    decay_steps: int = Field(800, ge=0, description="last steps, over which the learning rate falls to zero")
     warmup_steps: int = Field(100, ge=1, description="first steps, over which the learning rate rises")
     batch: int = Field(16, ge=1, description="sequences per step")
     sequence: int = Field(256, ge=8, description="tokens per sequence")

@@ -85,6 +85,7 @@ class Run:
         if origin:
             path, self.step = origin
             checkpoint.restore(path, self.model, self.optimizers)
+        self._forget_later_steps()
 
     def train(self, report: Callable[[Step], None] = lambda step: None) -> None:
         """Run the remaining steps, saving a checkpoint every so often, before the decay and at the end.
@@ -149,6 +150,14 @@ class Run:
 
     def _save(self, name: str) -> None:
         checkpoint.save(self.folder / name, self.step, self.options, self.model, self.optimizers)
+
+    def _forget_later_steps(self) -> None:
+        """Drop what the log says of steps that will be taken anew, such as those of an earlier decay."""
+        log = self.folder / _LOG
+        lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+        kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+        if len(kept) < len(lines):
+            log.write_text("".join(kept))
 
     def _log(self, done: Step, seconds: float) -> None:
         entry = {
