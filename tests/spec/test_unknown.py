@@ -114,7 +114,7 @@ ARCHITECTURE = Architecture(
 
 
 def test_one_file_adds_an_architecture(table_folder: Path) -> None:
-    (table_folder / "added_by_a_test.py").write_text(TABLE)
+    (table_folder / "released_this_morning.py").write_text(TABLE)
     (table_folder / "_private.py").write_text("raise AssertionError('modules with an underscore are not tables')")
     config = {**CONFIG, "tie_word_embeddings": False, "depth": 2, "vocab_size": 5, "width": 3}
     stored = {
