@@ -21,6 +21,14 @@ _WIDE = 4
 """Bytes of what is computed in 32 bits whatever the model's type: norms, softmax, the loss."""
 
 
+_ACTIVATIONS = ("hidden_act", "activation_function", "hidden_activation")
+_STEPWISE = {"gelu_new": 3, "gelu_fast": 3}
+"""Activations computed in steps, and how many numbers those keep beside the first and the last."""
+
+_PAIR_DROPOUTS = ("attn_pdrop", "attention_dropout", "attention_probs_dropout_prob")
+_DROPOUTS = ("resid_pdrop", "hidden_dropout", "hidden_dropout_prob", "dropout")
+
+
 @dataclass(frozen=True)
 class Sharing:
     """How devices share a block.
@@ -113,6 +121,10 @@ class _Walk:
         self.hidden = self.table.axis_size("hidden", self.settings) if "hidden" in self.table.sizes else 0
         self.roles = {rule.role for rule in self.table.rules}
         self.sources: set[str] = set()
+        named = (spec.config.get(key) for key in _ACTIVATIONS)
+        self.steps = next((_STEPWISE[name] for name in named if isinstance(name, str) and name in _STEPWISE), 0)
+        self.drops = any(spec.config.get(key) for key in _DROPOUTS)
+        self.drops_pairs = any(spec.config.get(key) for key in _PAIR_DROPOUTS)
 
     def run(self) -> Activations:
         for rule, numbers, times, shape in self.counter.rows():
@@ -157,6 +169,8 @@ class _Walk:
             self.sources.add(source)
             # Maps that write the hidden stream read what is split; the others read the stream itself.
             kept += times * into * self.width // self._split(into)
+        if self.drops and rule.role.endswith((".o", ".down")):
+            kept += out
         return kept + times * self._made(rule.role, out) * self.width // self.sharing.tensor_parallel
 
     def _made(self, role: str, out: int) -> int:
@@ -168,7 +182,9 @@ class _Walk:
             return 3 * out // 2
         if which == "gate":
             return 2 * out
-        return out if which == "up" else 0
+        if which != "up":
+            return 0
+        return out if f"{part}.gate" in self.roles else out * (1 + self.steps)
 
     def _norm(self, rule: Rule, shape: tuple[int, ...]) -> int:
         """A layer norm keeps what it reads; a root-mean-square norm that in 32 bits, and what its scale reads."""
@@ -207,5 +223,6 @@ class _Walk:
                     kept += queries * heads * (_WIDE + value * self.width)
                 else:
                     pair = _WIDE + (self.width if self.width != _WIDE else 0)
+                    pair += self.width + 1 if self.drops_pairs else 0
                     self.scores[block] += self.batch * heads * queries * keys * pair // self.sharing.tensor_parallel
                 self.blocks[block] += self.batch * kept // self.sharing.tensor_parallel
