@@ -16,7 +16,7 @@ from steelyard.weigh.platforms import Platform
 from steelyard.weigh.workload import Workload
 
 _TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-_PROMPT = 256
+_PROMPT, _LONG, _BATCH = 256, 512, 8
 
 
 class TorchRunner:
@@ -40,7 +40,8 @@ class TorchRunner:
 def calibrate(clock: Clock = time.perf_counter) -> Device:
     """Measure this machine as `weigh.machine.calibrate` does, for transformers' models.
 
-    What the kernels between products cost is what reading a prompt with a small model takes beyond its products.
+    What the kernels between products cost is what reading a prompt with a small model takes beyond its products; how
+    often the cache is moved is told by how much longer a token takes after a long text than after a short one.
 
     Args:
         clock: see `weigh.machine.seconds_of`.
@@ -50,7 +51,10 @@ def calibrate(clock: Clock = time.perf_counter) -> Device:
     workload = Workload(_spec(model), weight_bits=32, cache_bits=32, activation_bits=32)
     work = workload.prefill(_PROMPT, 1)
     beyond = seconds_of(read_prompt(model, _PROMPT), 12, clock) - Platform(device).step(work, "fp32").total
-    return replace(device, element_seconds=max(beyond, 0.0) / work.elements)
+    long, short = (seconds_of(next_token(model, tokens, _BATCH), 12, clock) for tokens in (_LONG, 8))
+    cached = workload.cache_bytes(_LONG, _BATCH)
+    passes = (long - short) * device.bytes_per_second(cached) / cached
+    return replace(device, element_seconds=max(beyond, 0.0) / work.elements, cache_passes=max(passes, 1.0))
 
 
 def _tiny(hidden: int) -> LlamaForCausalLM:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any, Literal
+
+import numpy as np
 
 from steelyard.errors import UserError
 
@@ -40,6 +43,14 @@ class Level:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What share of the peak products of so few rows reach where the bytes of their weights are no limit."""
+
+    rows: int
+    share: float
+
+
+@dataclass(frozen=True)
 class Device:
     """One device, in SI units.
 
@@ -60,7 +71,10 @@ class Device:
         kernel_seconds: what each product of matrices costs beside its operations and bytes.
         element_seconds: what norms and the like cost for each number that enters or leaves a product, where they
             are kernels of their own; 0 where they are fused with products.
+        cache_passes: how often the cache is moved for each new token: once where it grows in place, more often
+            where it is copied.
         levels: measured bandwidth by size of what is read again and again, smallest first; may be empty.
+        few_rows: measured shares of the peak by the rows of a product, fewest first; may be empty.
     """
 
     name: str
@@ -78,7 +92,9 @@ class Device:
     bandwidth_share: float = BANDWIDTH_SHARE
     kernel_seconds: float = KERNEL_SECONDS
     element_seconds: float = 0.0
-    levels: tuple[Level, ...] = field(default=())
+    cache_passes: float = 1.0
+    levels: tuple[Level, ...] = ()
+    few_rows: tuple[Rows, ...] = ()
 
     def operations_per_second(self, number: str | None = None) -> float:
         """Return the operations a second that products of matrices reach.
@@ -94,6 +110,17 @@ class Device:
             raise UserError(f"{self.name} has no peak for {number!r}; it has {', '.join(self.peak)}")
         return self.peak[number] * self.compute_share
 
+    def share_of_rows(self, rows: int) -> float:
+        """Return the share of `operations_per_second` that products of this many rows reach; 1 if never measured.
+
+        A single row is read at the speed of its weights. Between two measured numbers the share grows evenly with
+        the logarithm.
+        """
+        if rows <= 1 or not self.few_rows:
+            return 1.0
+        measured = [math.log(point.rows) for point in self.few_rows]
+        return float(np.interp(math.log(rows), measured, [point.share for point in self.few_rows]))
+
     def compute_type(self) -> str:
         """Return the type that a model of 16-bit weights computes in."""
         return next((number for number in _COMPUTE_ORDER if number in self.peak), next(iter(self.peak)))
@@ -107,9 +134,7 @@ class Device:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` reads."""
-        data = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        levels = [{"nbytes": level.nbytes, "bandwidth": level.bandwidth} for level in self.levels]
-        return {**data, "peak": dict(self.peak), "levels": levels}
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Device:
@@ -120,9 +145,11 @@ class Device:
         """
         try:
             levels = tuple(Level(int(level["nbytes"]), float(level["bandwidth"])) for level in data["levels"])
+            few = tuple(Rows(int(point["rows"]), float(point["share"])) for point in data["few_rows"])
             peak = {str(number): float(rate) for number, rate in data["peak"].items()}
-            device = cls(**{**data, "peak": peak, "levels": levels})
+            device = cls(**{**data, "peak": peak, "levels": levels, "few_rows": few})
             figures = [device.memory, device.bandwidth, *peak.values(), *(level.bandwidth for level in levels)]
+            figures += [point.share for point in few]
             if not peak or min(figures) <= 0:
                 raise ValueError("every figure must be above zero")
         except (KeyError, TypeError, ValueError, AttributeError) as error:

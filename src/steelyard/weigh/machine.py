@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from steelyard.errors import UserError
-from steelyard.weigh.devices import Device, Level
+from steelyard.weigh.devices import Device, Level, Rows
 
 WORKING_SETS = tuple(size * 2**20 for size in (1, 4, 16, 32, 64))
 """Bytes read again and again, for the speeds of caches."""
@@ -23,6 +23,7 @@ _WIDTH = 2048
 # A prompt of 256 tokens through sixteen matrices of 1024 x 1024, each of which has left the fast caches when it is
 # used again, as those of a model have.
 _ROWS, _SIDE, _MATRICES = 256, 1024, 16
+FEW_ROWS = (2, 4, 8, 16, 32, 64, 128)
 _REPEATS = 5
 
 Call = Callable[[], object]
@@ -79,7 +80,9 @@ def calibrate(runner: Runner = NUMPY, clock: Clock = time.perf_counter) -> Devic
         runner: the library to measure.
         clock: see `seconds_of`.
     """
-    peak = {number: _peak(runner, number, clock) for number in runner.numbers}
+    peak = {number: _rate(runner, _ROWS, number, clock) for number in runner.numbers}
+    first = runner.numbers[0]
+    few = [Rows(rows, min(1.0, _rate(runner, rows, first, clock) / peak[first])) for rows in FEW_ROWS]
     levels = tuple(Level(size, _read_speed(runner, size, clock)) for size in WORKING_SETS)
     return Device(
         name="local",
@@ -93,6 +96,7 @@ def calibrate(runner: Runner = NUMPY, clock: Clock = time.perf_counter) -> Devic
         bandwidth_share=1.0,
         kernel_seconds=runner.kernel_seconds(clock),
         levels=levels,
+        few_rows=(*few, Rows(_ROWS, 1.0)),
     )
 
 
@@ -113,14 +117,14 @@ def seconds_of(call: Call, repeats: int = _REPEATS, clock: Clock = time.perf_cou
     return min(times)
 
 
-def _peak(runner: Runner, number: str, clock: Clock) -> float:
-    products = [runner.product(_ROWS, _SIDE, _SIDE, number) for _ in range(_MATRICES)]
+def _rate(runner: Runner, rows: int, number: str, clock: Clock) -> float:
+    products = [runner.product(rows, _SIDE, _SIDE, number) for _ in range(_MATRICES)]
 
     def all_of_them() -> None:
         for product in products:
             product()
 
-    return 2 * _MATRICES * _ROWS * _SIDE**2 / seconds_of(all_of_them, clock=clock)
+    return 2 * _MATRICES * rows * _SIDE**2 / seconds_of(all_of_them, clock=clock)
 
 
 def _read_speed(runner: Runner, size: int, clock: Clock) -> float:

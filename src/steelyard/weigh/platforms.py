@@ -127,9 +127,11 @@ class Platform:
         # A pass reads the same weights and cache as the one before.
         speed = device.bytes_per_second((work.weight_bytes + work.other_bytes) / self.count)
         compute, bandwidth = 0.0, work.elements * device.element_seconds / split
+        slower = ENCODED_SHARE if work.encoded else 1.0
         for part in work.parts:
-            computing = part.operations / split / rate
-            moving = (part.weight_bytes / (ENCODED_SHARE if work.encoded else 1) + part.other_bytes) / split / speed
+            computing = part.operations / split / (rate * device.share_of_rows(part.rows))
+            passes = 1.0 if part.rows else device.cache_passes
+            moving = (part.weight_bytes / slower + part.other_bytes * passes) / split / speed
             if computing > moving:
                 compute += computing
             else:

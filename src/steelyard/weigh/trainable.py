@@ -180,6 +180,8 @@ def place(
     """
     size, states = shape.parameters, _STATES[formulas]
     everything = size * (_PARAMETERS + _GRADIENTS + states)
+    # DeepSpeed's estimator of stage 3 leaves out the gradients in 16 bits.
+    split = everything - (_GRADIENTS * size if formulas == "deepspeed" else 0.0)
     spare = _HOST_FACTOR if formulas == "deepspeed" else 1.0
     checkpoints, working = shape.checkpoints(batch * sequence), shape.working(batch, sequence)
     # Of what lies elsewhere, a device holds the largest module and its gradient at a time.
@@ -187,12 +189,11 @@ def place(
     if strategy == "replicated":
         return {"device": everything + checkpoints + working, "host": 0.0, "nvme": 0.0}
     if strategy == "zero-3":
-        return {"device": everything / count + module + checkpoints + working, "host": 0.0, "nvme": 0.0}
+        return {"device": split / count + module + checkpoints + working, "host": 0.0, "nvme": 0.0}
     if strategy == "zero-offload":
         # Parameters stay with every device; gradients leave as they are made.
         host = size * max(4 * count, 16) * spare if formulas == "deepspeed" else everything - _PARAMETERS * size
         return {"device": _PARAMETERS * size + checkpoints + working, "host": host, "nvme": 0.0}
     if strategy == "zero-infinity-host":
-        host = everything - (_GRADIENTS * size if formulas == "deepspeed" else 0.0)
-        return {"device": module + working, "host": host * spare + count * checkpoints, "nvme": 0.0}
+        return {"device": module + working, "host": split * spare + count * checkpoints, "nvme": 0.0}
     return {"device": module + working, "host": count * (checkpoints + module), "nvme": everything}

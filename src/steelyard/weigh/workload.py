@@ -49,6 +49,7 @@ class Part:
         other_bytes: of the cache, or of what enters and leaves the products.
         elements: numbers that enter and leave the products.
         kernels: products of matrices.
+        rows: of each product; 0 for what is none with a matrix of weights.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Part:
     other_bytes: float
     elements: float
     kernels: int
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,9 @@ class Workload:
             hit = used * (1 - role.routed + role.routed * self._hit(rows))
             elements = used * role.width * rows
             moved = elements * self.activation_bits / 8
-            yield Part(name, operations, role.nbytes * hit, moved, elements, max(1, round(role.kernels * used)))
+            yield Part(
+                name, operations, role.nbytes * hit, moved, elements, max(1, round(role.kernels * used)), rows
+            )
 
     def _unchosen(self, role: RoleWeights) -> float:
         """How many times more operations all experts would take than the chosen ones."""
