@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from steelyard.errors import UserError
 from steelyard.spec.architecture import Architecture, label_count
@@ -22,7 +22,7 @@ _EXPERT_GATE_UP = Shared(codec=f"{_EXPERT}.gate_up", input=f"{_EXPERT}.gate_proj
 def _is_sparse(settings: Settings, numbers: Mapping[str, int]) -> bool:
     """Whether a layer has experts: every `decoder_sparse_step`-th but those listed as plain."""
     layer, plain = numbers["layer"], settings.get("mlp_only_layers") or ()
-    if not isinstance(plain, Sequence):
+    if not isinstance(plain, list | tuple):
         raise UserError(f"config.json: mlp_only_layers must list layers, got {plain!r}")
     return layer not in plain and (layer + 1) % settings.size("decoder_sparse_step") == 0
 
