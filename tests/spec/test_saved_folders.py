@@ -23,7 +23,8 @@ def test_saved_folder(class_name: str, options: dict[str, Any], tmp_path: Path) 
         spec = ModelSpec.build(checkpoint.config, checkpoint.shapes())
     assert spec.notes == ()
     assert spec.parameter_count() == model.num_parameters()
-    states = sum(tensor.elements for tensor in spec.tensors.values() if tensor.kind == "state")
+    untrained = [name for name, tensor in spec.tensors.items() if tensor.kind == "state" or name in spec.buffers()]
+    states = sum(spec.tensors[name].elements for name in untrained)
     assert spec.ledger().total.nbytes == 4 * (model.num_parameters() + states)
 
 
