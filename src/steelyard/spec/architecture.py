@@ -97,6 +97,7 @@ class Architecture:
             tokens of the text: (("vision_model.", "image"),). They are compared with the patterns of the rules,
             so a start may hold {layer}. The first that fits counts.
         positions: length of every stream that the config tells: {"image": patches}. Others are as long as the text.
+        unbatched: streams that are the same for all sequences of a batch, such as relative positions.
         work: operations that are no products with the matrices, for counting.
         extra_blocks: how many blocks a checkpoint may hold after those of the model, such as DeepSeek's for
             predicting further tokens; they are kept as stored.
@@ -119,6 +120,7 @@ class Architecture:
     active: Mapping[str, Size] = field(default_factory=dict)
     streams: tuple[tuple[str, str], ...] = ()
     positions: Mapping[str, Size] = field(default_factory=dict)
+    unbatched: tuple[str, ...] = ()
     work: tuple[Work, ...] = ()
     stacks: Mapping[str, str] = field(default_factory=dict)
     extra_blocks: Callable[[Settings], int] | None = None

@@ -295,6 +295,9 @@ class Counter:
         """Whether what has the role works once on a sequence."""
         return role in self.table.once and not self.owner.endswith(_ONE_FOR_EACH_POSITION)
 
+    def _sequences(self, stream: str, batch: int) -> int:
+        return 1 if stream in self.table.unbatched else batch
+
     def stream(self, rule: Rule) -> str:
         """Return the stream that what a row describes works on."""
         return next((stream for start, stream in self.table.streams if rule.pattern.startswith(start)), TEXT)
@@ -314,11 +317,12 @@ class Counter:
         for rule, _, times, shape in self.rows():
             if rule.kind not in ("linear", "conv"):
                 continue
-            worked = positions(self.stream(rule))
+            stream = self.stream(rule)
+            worked = positions(stream) * self._sequences(stream, batch)
             worked *= self.expanded.get((rule.axes or ("",))[-1], 1)
             if self.is_once(rule.role) or (logits == "last" and is_head(rule.role)):
-                worked = min(worked, 1)
-            linear[rule.role] = linear.get(rule.role, 0) + 2 * times * math.prod(shape) * worked * batch
+                worked = min(worked, batch)
+            linear[rule.role] = linear.get(rule.role, 0) + 2 * times * math.prod(shape) * worked
         attention = sum(
             2 * batch * pairs(kind, block) * self._width(kind, block)
             for kind in self.table.attention
@@ -333,7 +337,7 @@ class Counter:
             for block in range(self.table.axis_size(item.stack, self.settings) if item.stack else 1):
                 if item.blocks(self.settings, block):
                     size = self.table.axis_size(item.axes, self.settings, {item.stack: block})
-                    done = item.times * size * positions(item.stream) * batch
+                    done = item.times * size * positions(item.stream) * self._sequences(item.stream, batch)
                     work[item.role] = work.get(item.role, 0) + done
         return Flops(linear, attention, work)
 

@@ -238,6 +238,7 @@ ARCHITECTURE = Architecture(
         (f"{_SELF}.pos_query_proj", "relative"),
     ),
     positions={"relative": lambda s: 2 * _span(s)},
+    unbatched=("relative",),
     work=(
         # Products of queries with the keys of all relative positions, and of keys with their queries.
         Work("attn.relative", "term*head*head_dim*relative"),
