@@ -299,3 +299,21 @@ def test_states_do_not_grow() -> None:
         {"model_type": "mamba", "architectures": ["MambaForCausalLM"], "dtype": "bfloat16"}
     )
     assert largest_fit(spec, "t4", prompt=1).largest_context is None
+
+
+def test_weights_of_other_streams_are_read_once() -> None:
+    # An image model's weights work on patches, whatever number of tokens is asked for.
+    vit = Workload(ModelSpec.from_config({"model_type": "vit", "dtype": "bfloat16"}))
+    patches = vit.prefill(4096, 1)
+    assert patches.weight_bytes > 0.95 * vit.weight_bytes
+    assert patches == replace(vit.prefill(1, 1), positions=4096, exchanged=patches.exchanged)
+    # The next token of an encoder-decoder needs neither the encoder nor projections of what it wrote.
+    t5 = Workload(ModelSpec.from_config({"model_type": "t5", "dtype": "bfloat16"}))
+    tensors = t5.spec.tensors.values()
+    linear = sum(2 * tensor.elements for tensor in tensors if tensor.kind == "linear")
+    encoder = sum(2 * t.elements for t in tensors if t.kind == "linear" and t.name.startswith("encoder."))
+    crossed = sum(
+        2 * t.elements for t in tensors if t.name.endswith(("EncDecAttention.k.weight", "EncDecAttention.v.weight"))
+    )
+    table = 2 * 32128 * 512
+    assert t5.decode(1, 1).weight_bytes == pytest.approx(linear - encoder - crossed + table)

@@ -40,7 +40,7 @@ class TorchRunner:
 def calibrate(clock: Clock = time.perf_counter) -> Device:
     """Measure this machine as `weigh.machine.calibrate` does, for transformers' models.
 
-    What the kernels between products cost is what reading a prompt with a small model takes beyond its products; how
+    What kernels between products cost is what reading a prompt with a small model takes beyond its products; how
     often the cache is moved is told by how much longer a token takes after a long text than after a short one.
 
     Args:

@@ -24,7 +24,7 @@ _WIDTH = 2048
 # used again, as those of a model have.
 _ROWS, _SIDE, _MATRICES = 256, 1024, 16
 FEW_ROWS = (2, 4, 8, 16, 32, 64, 128)
-_REPEATS = 5
+_REPEATS = 12
 
 Call = Callable[[], object]
 Clock = Callable[[], float]

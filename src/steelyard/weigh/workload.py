@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from steelyard.errors import UserError
 from steelyard.spec import ModelSpec
-from steelyard.spec.matching import match_names
 from steelyard.spec.tensor import TensorSpec
 from steelyard.weigh import flops
 from steelyard.weigh.cache import cache_bytes
 
-HEAD, TABLE = "head", "embed.token"
+TABLE = "embed.token"
 
 CHUNK = 8192
 """Positions that serving engines read at once; longer prompts go through the model in pieces of this size."""
+
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -168,51 +170,49 @@ class Workload:
         """
         logits: flops.Logits = "last" if self.generates else "all"
         counted = flops.prefill(self.spec, prompt, batch, causal=True, logits=logits)
-        return self._pass(counted, prompt * batch, batch, self.cache_bytes(prompt, batch))
+        return self._pass(counted, prompt * batch, self.cache_bytes(prompt, batch), whole=True)
 
     def decode(self, context: int, batch: int) -> Pass:
         """The pass that writes one more token for each of `batch` sequences of `context` tokens."""
         counted = flops.decode(self.spec, context, batch)
-        return self._pass(counted, batch, batch, self.cache_bytes(context, batch))
+        return self._pass(counted, batch, self.cache_bytes(context, batch), whole=False)
 
-    def _pass(self, counted: flops.Flops, positions: int, batch: int, cached: float) -> Pass:
+    def _pass(self, counted: flops.Flops, positions: int, cached: float, *, whole: bool) -> Pass:
+        blocks = self.spec.n_layers
         parts = [
-            *self._linear(counted.linear, positions, batch),
-            *(
-                Part(name, operations, 0.0, 0.0, 0.0, self.spec.n_layers)
-                for name, operations in counted.work.items()
-            ),
-            Part("attention", counted.attention, 0.0, cached, 0.0, self.spec.n_layers if counted.attention else 0),
+            *self._linear(counted.linear, positions, whole),
+            *(Part(name, operations, 0.0, 0.0, 0.0, blocks) for name, operations in counted.work.items()),
+            Part("attention", counted.attention, 0.0, cached, 0.0, blocks if counted.attention else 0),
         ]
         return Pass(
             parts=tuple(parts),
             positions=positions,
             exchanged=positions * self.hidden * self.activation_bits / 8,
-            blocks=self.spec.n_layers,
+            blocks=blocks,
             encoded=self.encoded,
         )
 
-    def _linear(self, linear: Mapping[str, int], positions: int, batch: int) -> Iterator[Part]:
+    def _linear(self, linear: Mapping[str, int], positions: int, whole: bool) -> Iterator[Part]:
         for name, operations in linear.items():
             role = self.roles.get(name) or self.roles.get(TABLE if flops.is_head(name) else "")
             if role is None or not operations:
                 continue
-            rows = batch if flops.is_head(name) and self.generates else positions
-            # Of a role that several stacks share, this pass may need one stack's weights alone: those that the
-            # operations speak of, two for each element and position.
-            used = min(1.0, operations * self._unchosen(role) / (2 * rows * role.elements))
+            # A dense matrix takes two operations for each element and position. Of a role that several stacks
+            # share, the next token needs one stack's weights alone. A whole pass needs all of them, at positions
+            # of their own where they work on images or once on a sequence.
+            passed = operations * self._unchosen(role) / (2 * role.elements)
+            used, rows = (1.0, passed) if whole else (min(1.0, passed / positions), float(positions))
             hit = used * (1 - role.routed + role.routed * self._hit(rows))
             elements = used * role.width * rows
             moved = elements * self.activation_bits / 8
-            yield Part(
-                name, operations, role.nbytes * hit, moved, elements, max(1, round(role.kernels * used)), rows
-            )
+            kernels = max(1, round(role.kernels * used))
+            yield Part(name, operations, role.nbytes * hit, moved, elements, kernels, max(1, round(rows)))
 
     def _unchosen(self, role: RoleWeights) -> float:
         """How many times more operations all experts would take than the chosen ones."""
         return 1 / (1 - role.routed + role.routed * self.chosen / self.experts)
 
-    def _hit(self, positions: int) -> float:
+    def _hit(self, positions: float) -> float:
         """The share of experts that at least one of the positions is expected to choose, if all are as likely."""
         return -math.expm1(positions * math.log1p(-self.chosen / self.experts)) if self.chosen < self.experts else 1
 
@@ -224,34 +224,37 @@ class Workload:
         return 1, 1
 
     def _roles(self) -> dict[str, RoleWeights]:
-        spec = self.spec
-        encoded = set(spec.quantizable())
-        shapes = {name: (tensor.shape, tensor.dtype) for name, tensor in spec.tensors.items()}
-        entries = {e.name: e for e in match_names(self.architecture, spec.config, shapes).values()}
+        encoded = set(self.spec.quantizable())
         sums: dict[str, list[float]] = {}
         kernels: dict[str, set[tuple[int | None, str]]] = {}
-        for tensor in spec.tensors.values():
+        routed_patterns: dict[str, bool] = {}
+        for tensor in self.spec.tensors.values():
             role = tensor.role or ""
-            entry = entries.get(tensor.name)
-            axes = set() if entry is None else set(entry.numbers) & set(self.architecture.active)
-            stacked = (
-                len(tensor.shape) == 3 and tensor.axes is not None and tensor.axes[0] in self.architecture.active
-            )
-            routed = bool(axes) or stacked
+            # Experts number tens of thousands of tensors, which have few names but for their numbers.
+            pattern = _NUMBER.sub("#", tensor.name)
+            if pattern not in routed_patterns:
+                routed_patterns[pattern] = self._is_routed(tensor)
+            routed = routed_patterns[pattern]
             row = sums.setdefault(role, [0.0, 0.0, 0.0, 0.0])
             row[0] += tensor.elements
             row[1] += self._nbytes(tensor, tensor.name in encoded)
             row[2] += tensor.elements if routed else 0
             if tensor.kind == "linear":
-                active = self.chosen / self.experts if routed else 1.0
-                sides = sum(tensor.shape[-2:]) * (tensor.shape[0] if stacked else 1)
-                row[3] += sides * active
-                pattern = tensor.name if entry is None else entry.rule.pattern
+                sides = sum(tensor.shape[-2:]) * math.prod(tensor.shape[:-2])
+                row[3] += sides * (self.chosen / self.experts if routed else 1.0)
                 kernels.setdefault(role, set()).add((tensor.layer, pattern))
         return {
             role: RoleWeights(int(elements), nbytes, routed / max(elements, 1), width, len(kernels.get(role, ())))
             for role, (elements, nbytes, routed, width) in sums.items()
         }
+
+    def _is_routed(self, tensor: TensorSpec) -> bool:
+        """Whether a tensor is of one routed expert, or holds those of a block in its first axis."""
+        table = self.architecture
+        if len(tensor.shape) == 3 and tensor.axes is not None and tensor.axes[0] in table.active:
+            return True
+        match = table.match(tensor.name) or table.match(table.prefix + tensor.name)
+        return match is not None and any(axis in table.active for axis in match.numbers)
 
     def _nbytes(self, tensor: TensorSpec, encoded: bool) -> float:
         if self.weight_bits is None:
