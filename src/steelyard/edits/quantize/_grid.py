@@ -48,6 +48,18 @@ class Grid:
         """Number of groups along the inputs."""
         return len(self.bounds) - 1
 
+    def stored(self, scale: np.ndarray) -> np.ndarray:
+        """Return scales as they will be read back: the nearest numbers of their dtype, none of them 0; float64.
+
+        What `_kernels.to_scale` does, for arrays.
+        """
+        veltkamp, normal_from, shift, smallest, largest = self.number
+        magnitude = np.minimum(np.abs(scale), largest)
+        wide = magnitude * veltkamp
+        rounded = np.where(magnitude >= normal_from, wide - (wide - magnitude), (magnitude + shift) - shift)
+        found: np.ndarray = np.copysign(np.clip(rounded, smallest, largest), scale)
+        return found
+
     def group_of(self) -> np.ndarray:
         """Return the group of every column, int64 [in]."""
         sizes = np.diff(self.bounds)

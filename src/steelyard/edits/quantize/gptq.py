@@ -76,8 +76,8 @@ def gptq(
     pieces = []
     for start in range(0, weight.shape[0], _ROWS):
         rows = np.ascontiguousarray(weight[start : start + _ROWS].T, dtype=np.float64)
-        codes, scale, zero = _compensated(rows, grid, factor, options)
-        _refined(rows, grid, factor, options, codes, scale, zero)
+        codes, scale, zero = compensated(rows, grid, factor, options)
+        refined(rows, grid, factor, options, codes, scale, zero)
         pieces.append((codes, scale, zero))
     return collect(codec, pieces)
 
@@ -86,7 +86,8 @@ Solution = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Codes [in, out], scales [groups, out] and zero points [groups, out], all float64."""
 
 
-def _compensated(rows: np.ndarray, grid: Grid, factor: Factor, options: GptqOptions) -> Solution:
+def compensated(rows: np.ndarray, grid: Grid, factor: Factor, options: GptqOptions) -> Solution:
+    """Round a matrix [in, out] column by column, with scales found on the way."""
     from steelyard.edits.quantize import _compensation
 
     search = _scales.Search.of(grid, options.search)
@@ -117,7 +118,7 @@ def _compensated(rows: np.ndarray, grid: Grid, factor: Factor, options: GptqOpti
     return stored, scale, zero
 
 
-def _refined(
+def refined(
     rows: np.ndarray,
     grid: Grid,
     factor: Factor,
