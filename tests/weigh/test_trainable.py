@@ -85,3 +85,11 @@ def test_absurd_numbers_are_one_line() -> None:
         largest_trainable("t4", host_memory=1e9, sequence=0)
     with pytest.raises(UserError, match="below zero"):
         largest_trainable("t4", host_memory=-1)
+
+
+def test_a_processor_is_its_own_host() -> None:
+    # Offloading to the same memory gains nothing; only disks do.
+    found = {result.strategy: result for result in largest_trainable("desktop-ddr5", nvme=2e12)}
+    assert found["zero-offload"].parameters == found["replicated"].parameters
+    assert found["zero-infinity-nvme"].parameters > 5 * found["replicated"].parameters
+    assert all(result.host_bytes == 0 for result in found.values())

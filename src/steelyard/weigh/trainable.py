@@ -31,6 +31,8 @@ HEAD_WIDTH = 128
 _FINEST = 2**20  # widths are tried down to this fraction of one
 _HOST_FACTOR = 1.5  # DeepSpeed's estimators: buffers on the host beside the states
 
+_ITS_OWN_HOST = ("local", "cpu", "laptop")
+
 _PARAMETERS, _GRADIENTS = 2, 2
 _STATES: dict[Formulas, int] = {"textbook": 12, "deepspeed": 16}
 """fp32 weights, momentum and variance; DeepSpeed and the ZeRO-Infinity paper keep fp32 gradients too."""
@@ -103,7 +105,7 @@ def largest_trainable(
     device: Device | str,
     *,
     count: int = 1,
-    host_memory: float,
+    host_memory: float = 0,
     nvme: float = 0,
     batch: int = 1,
     sequence: int = 1024,
@@ -116,7 +118,8 @@ def largest_trainable(
     Args:
         device: a device of the machine, or its name.
         count: how many of it the machine has.
-        host_memory: bytes of the machine's memory for the training.
+        host_memory: bytes of the machine's memory for the training; not needed where the device is the machine's
+            own processor, whose memory it is.
         nvme: bytes of its disks for the training.
         batch: sequences on each device at once.
         sequence: tokens of each.
@@ -138,8 +141,13 @@ def largest_trainable(
         raise UserError(f"formulas must be textbook or deepspeed, got {formulas!r}")
     room: dict[Place, float] = {"device": device.memory * (1 - headroom), "host": host_memory, "nvme": nvme}
 
+    shared = device.kind in _ITS_OWN_HOST
+
     def needed(strategy: Strategy, width: float) -> dict[Place, float]:
-        return place(strategy, Shape(width, vocabulary), count, batch, sequence, formulas)
+        sizes = place(strategy, Shape(width, vocabulary), count, batch, sequence, formulas)
+        if not shared:
+            return sizes
+        return {"device": sizes["device"] + sizes["host"], "host": 0.0, "nvme": sizes["nvme"]}
 
     def find(strategy: Strategy) -> Trainable:
         def fits(steps: int) -> bool:
