@@ -164,23 +164,35 @@ def test_a_next_token_of_a_decoder(class_name: str) -> None:
     assert flops.decode(spec, TOKENS, BATCH, lengths=lengths).total == count
 
 
-@pytest.mark.parametrize(("class_name", "options"), [("MambaForCausalLM", MAMBA), ("Mamba2ForCausalLM", MAMBA2)])
-def test_recurrent_blocks(class_name: str, options: dict[str, Any]) -> None:
-    model, spec = build(class_name, options)
-    with torch.no_grad():
-        cache = model(input_ids=ids(), use_cache=True).cache_params
-    kept = sum(
-        part.numel() * part.element_size()
-        for layer in cache.layers
-        for part in (layer.conv_states, layer.recurrent_states)
-    )
-    assert plan_cache(spec, TOKENS, BATCH, 32).total == kept
+RECURRENT = {"MambaForCausalLM": MAMBA, "Mamba2ForCausalLM": MAMBA2, "JambaForCausalLM": JAMBA}
+
+
+@pytest.mark.parametrize("class_name", RECURRENT)
+def test_recurrent_blocks(class_name: str) -> None:
+    model, spec = build(class_name, RECURRENT[class_name])
     found = flops.prefill(spec, TOKENS, BATCH)
     count = counted(lambda: model(input_ids=ids()))
-    assert found.total == pytest.approx(count, rel=0.1), found
+    # transformers lets the convolution run three positions beyond the end and cuts them off, and computes Mamba-2's
+    # scan without products of matrices, which the counter does not see.
+    beyond = found.linear["ssm.conv"] * 3 // TOKENS
+    unseen = found.work["ssm.scan"] if "Mamba2" in class_name else 0
+    assert found.total == count - beyond + unseen
 
 
-def test_a_hybrid() -> None:
-    model, spec = build("JambaForCausalLM", JAMBA)
-    count = counted(lambda: model(input_ids=ids()))
-    assert flops.prefill(spec, TOKENS, BATCH).total == pytest.approx(count, rel=0.05)
+@pytest.mark.parametrize("class_name", RECURRENT)
+def test_what_recurrent_blocks_keep(class_name: str) -> None:
+    model, spec = build(class_name, RECURRENT[class_name])
+    with torch.no_grad():
+        made = model(input_ids=ids(), use_cache=True)
+    layers = (made.past_key_values if "Jamba" in class_name else made.cache_params).layers
+    found = [part for layer in layers for value in vars(layer).values() for part in _tensors(value)]
+    kept = sum(part.numel() * part.element_size() for part in found)
+    plan = plan_cache(spec, TOKENS, BATCH, 32)
+    assert plan.total == kept > 0
+    assert plan_cache(spec, 10 * TOKENS, BATCH, 32).by_name["ssm"] == plan.by_name["ssm"]
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, dict):
+        return [part for entry in value.values() for part in _tensors(entry)]
+    return [value] if isinstance(value, torch.Tensor) else []
