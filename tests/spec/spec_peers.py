@@ -51,6 +51,10 @@ TINY_GPT2 = {
 TINY_BERT = {**TINY, "max_position_embeddings": 8}
 WITHOUT_FFN = {key: value for key, value in TINY.items() if key != "intermediate_size"}
 WIDE_HEADS = {**GROUPED, "head_dim": 8}
+TINY_GEMMA3 = {
+    "text_config": WIDE_HEADS,
+    "vision_config": {**TINY, "num_hidden_layers": 2, "image_size": 12, "patch_size": 4},
+}
 TINY_OPT = {**WITHOUT_FFN, "ffn_dim": 24, "max_position_embeddings": 8}
 TINY_BLOOM = {"hidden_size": 16, "n_layer": 3, "n_head": 4, "vocab_size": 32, "bos_token_id": 0, "eos_token_id": 1}
 TINY_MIXTRAL = {**GROUPED, "num_local_experts": 4}
@@ -172,6 +176,12 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("Gemma3ForCausalLM", WIDE_HEADS),
     ("Gemma3ForCausalLM", {**WIDE_HEADS, "attention_bias": True, "tie_word_embeddings": False}),
     ("Gemma3TextModel", WIDE_HEADS),
+    ("Gemma3ForConditionalGeneration", TINY_GEMMA3),
+    ("Gemma3ForConditionalGeneration", {**TINY_GEMMA3, "tie_word_embeddings": False}),
+    (
+        "Gemma3ForConditionalGeneration",
+        {**TINY_GEMMA3, "vision_config": {**TINY_GEMMA3["vision_config"], "vision_use_head": False}},
+    ),
     ("Phi3ForCausalLM", GROUPED),
     ("Phi3ForCausalLM", {**TINY, "head_dim": 6, "tie_word_embeddings": True}),
     ("Phi3Model", GROUPED),

@@ -41,15 +41,20 @@ def switched_window(settings: Settings, layer: int) -> int | None:
     return settings.size_or_none("sliding_window") if slides else None
 
 
-def alternating_window(period: Callable[[Settings], int]) -> Window:
-    """Gemma's window: in the layers that the config lists, or else in all but every `period`-th."""
+def alternating_window(period: Callable[[Settings], int], config: str = "") -> Window:
+    """Gemma's window: in the layers that the config lists, or else in all but every `period`-th.
+
+    Args:
+        period: for configs that list no layers.
+        config: start of its keys: "text_config." where they stand in a config of their own.
+    """
 
     def window(settings: Settings, layer: int) -> int | None:
-        kinds = settings.get("layer_types")
+        kinds = settings.get(f"{config}layer_types")
         slides = (layer + 1) % period(settings) != 0
         if kinds is not None:
             slides = layer_kind(kinds, layer) == "sliding_attention"
-        return settings.size_or_none("sliding_window") if slides else None
+        return settings.size_or_none(f"{config}sliding_window") if slides else None
 
     return window
 
