@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,3 +123,12 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be written"):
         machine.save(find_device("t4"), tmp_path / "file" / "machine.json")
+
+
+def test_no_floor_above_is_imported() -> None:
+    names = ("devices", "inverse", "machine", "platforms", "trainable")
+    code = "import sys\n" + "".join(f"import steelyard.weigh.{name}\n" for name in names)
+    code += "above = ('torch', 'transformers', 'numba', 'steelyard.measure', 'steelyard.budget', 'steelyard.cli')\n"
+    code += "sys.exit(' '.join(name for name in above if name in sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
