@@ -7,10 +7,36 @@ from collections.abc import Mapping
 import ml_dtypes
 import numpy as np
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
+from steelyard.codecs import (
+    BlockwiseCodec,
+    Codec,
+    DenseCodec,
+    Float8Codec,
+    IntegerCodec,
+    LowRankCodec,
+    MicroscalingCodec,
+    Nvfp4Codec,
+    PermutedCodec,
+    SumCodec,
+    TernaryCodec,
+)
+from steelyard.codecs.gguf import GgufCodec
 
 EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
+    "blockwise": (
+        BlockwiseCodec("nf", 4, 64),
+        BlockwiseCodec("fp4", 4, 128, double=True),
+        BlockwiseCodec("dynamic", 5, 100),
+        BlockwiseCodec("float", 3, 32, double=True),
+    ),
     "dense": tuple(DenseCodec(dtype) for dtype in ("F32", "BF16", "F16", "F8_E4M3")),
+    "float8": (
+        Float8Codec("F8_E4M3", None, None),
+        Float8Codec("F8_E5M2", 1, None, "BF16"),
+        Float8Codec("F8_E4M3", 32, 24),
+        Float8Codec("F8_E4M3", 16, None, "F8_E8M0"),
+    ),
+    "gguf": tuple(GgufCodec(kind) for kind in ("Q5_1", "Q8_0", "Q3_K", "Q4_K", "IQ4_NL", "MXFP4")),
     "integer": (
         IntegerCodec(4, 64, True),
         IntegerCodec(2, 16, False),
@@ -19,7 +45,15 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
         IntegerCodec(8, None, True, "F16"),
     ),
     "low_rank": (LowRankCodec(4), LowRankCodec(1, "F32"), LowRankCodec(7, "F16")),
+    "microscaling": (
+        MicroscalingCodec("F4_E2M1"),
+        MicroscalingCodec("F8_E4M3"),
+        MicroscalingCodec("F8_E5M2", 24),
+    ),
+    "nvfp4": (Nvfp4Codec(),),
+    "permuted": (PermutedCodec(IntegerCodec(4, 32, False)),),
     "sum": (SumCodec(IntegerCodec(3, 32, False), LowRankCodec(3, "F16")),),
+    "ternary": (TernaryCodec(), TernaryCodec(None, None, "F32"), TernaryCodec(32, 64)),
 }
 """By the codec's name; a contract test fails for a codec without an example."""
 

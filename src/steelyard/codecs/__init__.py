@@ -11,12 +11,18 @@ import pkgutil
 
 from steelyard.codecs.base import Codec, Parts, check_parts, from_dict, names
 from steelyard.codecs.blobs import blob, split
+from steelyard.codecs.blockwise import BlockwiseCodec
 from steelyard.codecs.by_rows import chunks, relative_error, slice_parts
 from steelyard.codecs.dense import DenseCodec
+from steelyard.codecs.float8 import Float8Codec
 from steelyard.codecs.integer import IntegerCodec
 from steelyard.codecs.low_rank import LowRankCodec
+from steelyard.codecs.microscaling import MicroscalingCodec
+from steelyard.codecs.nvfp4 import Nvfp4Codec
+from steelyard.codecs.permuted import PermutedCodec
 from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
 from steelyard.codecs.sum import SumCodec
+from steelyard.codecs.ternary import TernaryCodec
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -27,12 +33,18 @@ NAMES = names()
 
 __all__ = [
     "NAMES",
+    "BlockwiseCodec",
     "Codec",
     "DenseCodec",
+    "Float8Codec",
     "IntegerCodec",
     "LowRankCodec",
+    "MicroscalingCodec",
+    "Nvfp4Codec",
     "Parts",
+    "PermutedCodec",
     "SumCodec",
+    "TernaryCodec",
     "blob",
     "check_parts",
     "chunks",

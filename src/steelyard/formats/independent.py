@@ -17,8 +17,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
+from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, PermutedCodec, SumCodec
 from steelyard.errors import VerificationError
+from steelyard.formats import independent_floats
 
 _NUMPY: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -36,6 +37,7 @@ _NUMPY: dict[str, Any] = {
     "F64": np.float64,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
     "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
 }
 
 Rows = Callable[[int, int], np.ndarray]
@@ -136,8 +138,8 @@ def blob_rows(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> Rows:
 
 def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple[dict[str, np.ndarray], int]:
     out, columns = shape
-    layout: list[tuple[str, str, tuple[int, int]]] = []
-    base = codec.base if isinstance(codec, SumCodec) else codec
+    layout = list(independent_floats.layout_of(codec, shape) or ())
+    base = codec.base if isinstance(codec, SumCodec | PermutedCodec) else codec
     if isinstance(base, IntegerCodec):
         groups = 1 if base.group_size is None else -(-columns // base.group_size)
         layout += [("weight_packed", "I32", (out, -(-columns * base.bits // 32)))]
@@ -153,6 +155,8 @@ def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple
             ("lora_b", product.dtype, (out, product.rank)),
             ("lora_a", product.dtype, (product.rank, columns)),
         ]
+    if isinstance(codec, PermutedCodec):
+        layout += [("column_order", "I32", (1, columns))]
     parts, begin = {}, 0
     for part, dtype, size in layout:
         end = begin + math.prod(size) * np.dtype(_NUMPY[dtype]).itemsize
@@ -178,6 +182,13 @@ def decoded_rows(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.nd
         return lambda start, stop: to_float32(weight[start:stop]) * (scale[start:stop] if len(scale) > 1 else scale)
     if isinstance(codec, IntegerCodec):
         return _integer_rows(codec, shape, parts)
+    if isinstance(codec, PermutedCodec):
+        places = np.argsort(parts["column_order"].reshape(-1))
+        inner = decoded_rows(codec.base, shape, parts)
+        return lambda start, stop: inner(start, stop)[:, places]
+    found = independent_floats.rows_of(codec, shape, parts)
+    if found is not None:
+        return found
     raise VerificationError(f"no independent decoder for {codec.label}")
 
 

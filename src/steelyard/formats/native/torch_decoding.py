@@ -47,9 +47,13 @@ class PackedMatrix:
             blob: uint8 [nbytes] on any device.
             rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
         """
-        if rows is None and blob.device.type == "cpu":
-            decoded = self.codec.decode(split(blob.detach().numpy(), self.codec, self.shape), self.shape)
-            return torch.from_numpy(decoded)
+        plain = isinstance(self.codec, DenseCodec | IntegerCodec | LowRankCodec | SumCodec)
+        if not plain or (rows is None and blob.device.type == "cpu"):
+            # What torch has no decoder for is decoded whole, by the codec itself.
+            data = blob.detach().cpu().numpy()
+            decoded = torch.from_numpy(self.codec.decode(split(data, self.codec, self.shape), self.shape))
+            decoded = decoded.to(blob.device)
+            return decoded if rows is None else decoded[rows]
         return _decode(self.codec, self.parts(blob), self.shape, rows)
 
     def parts(self, blob: Tensor) -> dict[str, Tensor]:
