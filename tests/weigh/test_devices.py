@@ -48,6 +48,13 @@ def test_peaks_are_asked_for_by_type() -> None:
         device.operations_per_second("fp8")
 
 
+def test_processors_compute_in_what_is_fastest() -> None:
+    device = find_device("t4")
+    assert device.compute_type() == "fp16"
+    assert replace(device, peak={"bf16": 1e9, "fp32": 2e9}).compute_type() == "fp32"
+    assert replace(device, peak={"int8": 1e9}).compute_type() == "int8"
+
+
 def test_small_working_sets_are_read_from_caches() -> None:
     device = replace(find_device("t4"), bandwidth_share=1.0, levels=(Level(100, 9.0), Level(1000, 5.0)))
     assert [device.bytes_per_second(size) for size in (1, 100, 101, 1001)] == [9.0, 9.0, 5.0, 320e9]

@@ -30,7 +30,7 @@ ENCODED_SHARE = 0.85
 LINK_SECONDS = 5e-6
 """What one step of an exchange between devices costs whatever its size."""
 
-# The type a model of 16-bit weights computes in, the first that the device knows.
+# What a model of 16-bit weights may compute in; of equally fast ones the first.
 _COMPUTE_ORDER = ("bf16", "fp16", "fp32")
 
 
@@ -122,8 +122,9 @@ class Device:
         return float(np.interp(math.log(rows), measured, [point.share for point in self.few_rows]))
 
     def compute_type(self) -> str:
-        """Return the type that a model of 16-bit weights computes in."""
-        return next((number for number in _COMPUTE_ORDER if number in self.peak), next(iter(self.peak)))
+        """Return the type that a model of 16-bit weights computes in: the fastest of bf16, fp16 and fp32."""
+        known = [number for number in _COMPUTE_ORDER if number in self.peak]
+        return max(known, key=lambda number: self.peak[number]) if known else next(iter(self.peak))
 
     def bytes_per_second(self, working_set: float) -> float:
         """Return how fast it reads `working_set` bytes that it reads again in every step."""
