@@ -296,6 +296,8 @@ VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("WhisperForConditionalGeneration", {**TINY_WHISPER, "tie_word_embeddings": False}),
     ("WhisperModel", TINY_WHISPER),
     ("WhisperForCausalLM", TINY_WHISPER),
+    ("WhisperForAudioClassification", {**TINY_WHISPER, "num_labels": 5}),
+    ("WhisperForAudioClassification", {**TINY_WHISPER, "use_weighted_layer_sum": True}),
     ("MambaForCausalLM", TINY_MAMBA),
     (
         "MambaForCausalLM",

@@ -103,6 +103,15 @@ def test_encoders_of_clip_with_and_without_their_prefix(
     assert [prefix + start for start in one.block_prefixes] == list(other.block_prefixes)
 
 
+@pytest.mark.parametrize("class_name", ["MambaForCausalLM", "Mamba2ForCausalLM"])
+def test_the_first_files_of_mamba_spell_the_table_otherwise(class_name: str) -> None:
+    model, config = peer(class_name)
+    stored = {name.replace("embeddings.", "embedding."): shape for name, shape in shapes_of(model).items()}
+    spec = ModelSpec.build(config, stored)
+    assert spec.parameter_count() == model.num_parameters() and spec.notes == ()
+    assert spec.tensors["backbone.embedding.weight"].role == "embed.token"
+
+
 def test_blocks_of_jamba_are_of_the_kinds_transformers_makes() -> None:
     model, _ = peer("JambaForCausalLM", **TINY_JAMBA)
     spec = build("JambaForCausalLM", **TINY_JAMBA)

@@ -78,6 +78,7 @@ class Architecture:
     Attributes:
         model_type: `model_type` of config.json.
         base_class: class without a head; names in its files lack the prefix.
+        bare: endings of other classes whose files lack the prefix all the same.
         default_class: class taken for a config that names none.
         prefix: what names start with in files of classes with a head; a file may lack it.
         block: pattern of the names' start within one block: "model.layers.{layer}.".
@@ -123,6 +124,7 @@ class Architecture:
     unbatched: tuple[str, ...] = ()
     work: tuple[Work, ...] = ()
     stacks: Mapping[str, str] = field(default_factory=dict)
+    bare: tuple[str, ...] = ()
     extra_blocks: Callable[[Settings], int] | None = None
     once: tuple[str, ...] = ("pooler", "classifier")
 
@@ -275,7 +277,7 @@ class Architecture:
         owner = self.class_of(config)
         tied = self.tied(config)
         shapes: dict[str, tuple[int, ...]] = {}
-        bare = owner == self.base_class
+        bare = owner == self.base_class or (bool(self.bare) and owner.endswith(self.bare))
         for rule in self.rules:
             if rule.axes is None or not rule.belongs_to(owner) or not rule.applies(settings):
                 continue

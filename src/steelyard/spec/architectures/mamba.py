@@ -63,6 +63,7 @@ ARCHITECTURE = Architecture(
         linear("lm_head", "head", "vocab", "hidden", classes=("ForCausalLM",)),
     ),
     ties={"lm_head.weight": "backbone.embeddings.weight"},
+    renames=((r"^backbone\.embedding\.", "backbone.embeddings."),),
     cache=(State("conv", "inner*kernel"), State("ssm", "inner*state")),
     work=(Work("ssm.scan", "inner*state"),),
 )

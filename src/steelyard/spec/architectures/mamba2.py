@@ -68,6 +68,7 @@ ARCHITECTURE = Architecture(
         linear("lm_head", "head", "vocab", "hidden", classes=("ForCausalLM",)),
     ),
     ties={"lm_head.weight": "backbone.embeddings.weight"},
+    renames=((r"^backbone\.embedding\.", "backbone.embeddings."),),
     cache=(State("conv", "convolved*kernel"), State("ssm", "inner*state")),
     work=(Work("ssm.scan", "inner*state"),),
 )

@@ -43,6 +43,7 @@ ARCHITECTURE = Architecture(
     base_class="WhisperModel",
     default_class="WhisperForConditionalGeneration",
     prefix="model.",
+    bare=_CLASSIFIES,
     block=f"{_ENCODER}.",
     stacks={"decoder_layer": f"{_DECODER}."},
     defaults={
