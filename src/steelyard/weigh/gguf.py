@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from steelyard.codecs.gguf.types import TYPES
 from steelyard.errors import UserError
 from steelyard.weigh.holding import Holding
 from steelyard.weights.stores import Store
@@ -22,57 +23,6 @@ _MOST_BYTES = 1 << 28
 _MOST_ITEMS = 1 << 24
 
 
-@dataclass(frozen=True, slots=True)
-class BlockType:
-    """One type of GGUF: `numbers` weights in a block of `codes`, `scales` and `minima` bytes."""
-
-    name: str
-    numbers: int
-    codes: int
-    scales: int = 0
-    minima: int = 0
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one block."""
-        return self.codes + self.scales + self.minima
-
-
-# Where scales and minima share packed bytes (the 12 of Q4_K and Q5_K), half of them count for each.
-TYPES: dict[int, BlockType] = {
-    0: BlockType("F32", 1, 4),
-    1: BlockType("F16", 1, 2),
-    2: BlockType("Q4_0", 32, 16, 2),
-    3: BlockType("Q4_1", 32, 16, 2, 2),
-    6: BlockType("Q5_0", 32, 20, 2),
-    7: BlockType("Q5_1", 32, 20, 2, 2),
-    8: BlockType("Q8_0", 32, 32, 2),
-    9: BlockType("Q8_1", 32, 32, 2, 2),
-    10: BlockType("Q2_K", 256, 64, 10, 10),
-    11: BlockType("Q3_K", 256, 96, 14),
-    12: BlockType("Q4_K", 256, 128, 8, 8),
-    13: BlockType("Q5_K", 256, 160, 8, 8),
-    14: BlockType("Q6_K", 256, 192, 18),
-    15: BlockType("Q8_K", 256, 256, 4, 32),
-    16: BlockType("IQ2_XXS", 256, 64, 2),
-    17: BlockType("IQ2_XS", 256, 64, 10),
-    18: BlockType("IQ3_XXS", 256, 96, 2),
-    19: BlockType("IQ1_S", 256, 48, 2),
-    20: BlockType("IQ4_NL", 32, 16, 2),
-    21: BlockType("IQ3_S", 256, 104, 6),
-    22: BlockType("IQ2_S", 256, 72, 10),
-    23: BlockType("IQ4_XS", 256, 128, 8),
-    24: BlockType("I8", 1, 1),
-    25: BlockType("I16", 1, 2),
-    26: BlockType("I32", 1, 4),
-    27: BlockType("I64", 1, 8),
-    28: BlockType("F64", 1, 8),
-    29: BlockType("IQ1_M", 256, 48, 8),
-    30: BlockType("BF16", 1, 2),
-    34: BlockType("TQ1_0", 256, 52, 2),
-    35: BlockType("TQ2_0", 256, 64, 2),
-    39: BlockType("MXFP4", 32, 16, 1),
-}
 _PLAIN = ("F64", "F32", "F16", "BF16")
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
