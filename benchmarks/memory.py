@@ -61,8 +61,8 @@ def predict(case: Case) -> int:
     spec = ModelSpec.from_config(config(), "F32")
     context = case.setup.sequence + case.tokens
     kept = cache_bytes(spec, context, case.setup.batch, 32)
-    # While it reads the prompt, a block has about as much at once as it would keep in training.
-    block = max(count_activations(spec, case.setup.sequence, case.setup.batch, width=4).blocks)
+    # The most there is at once is while it reads the prompt.
+    block = count_activations(spec, case.setup.sequence, case.setup.batch, width=4).working
     return sum(tensor.nbytes for tensor in spec.tensors.values()) + kept + block
 
 

@@ -57,6 +57,8 @@ class Activations:
         inputs: of each block, what it reads; all that is left of it under full checkpointing.
         outside: of everything outside of the blocks but the head.
         logits: of the logits and their loss, forward and backward.
+        working: the most that a block has at once where nothing is kept for a backward pass, as in reading a
+            prompt.
     """
 
     blocks: tuple[int, ...]
@@ -64,6 +66,7 @@ class Activations:
     inputs: tuple[int, ...]
     outside: int
     logits: int
+    working: int
 
 
 def count_activations(
@@ -117,6 +120,7 @@ class _Walk:
         self.first = {stack.axis: stack.before for stack in self.stacks}
         count = sum(stack.blocks for stack in self.stacks)
         self.blocks, self.scores, self.inputs = [0] * count, [0] * count, [0] * count
+        self.feeding, self.attending = [0] * count, [0] * count
         self.outside = self.logits = 0
         self.hidden = self.table.axis_size("hidden", self.settings) if "hidden" in self.table.sizes else 0
         self.roles = {rule.role for rule in self.table.rules}
@@ -146,9 +150,13 @@ class _Walk:
             else:
                 self.blocks[block] += kept * positions
                 each = self.batch * self.counter.positions(stream, self.tokens)
+                if rule.kind == "linear":
+                    self.feeding[block] += self._fed(rule, times, shape) * positions
                 self.inputs[block] = max(self.inputs[block], each * self.hidden * self.width // self.sharing.whole)
         self._attend()
-        return Activations(tuple(self.blocks), tuple(self.scores), tuple(self.inputs), self.outside, self.logits)
+        return Activations(
+            tuple(self.blocks), tuple(self.scores), tuple(self.inputs), self.outside, self.logits, self._working()
+        )
 
     def _block(self, numbers: Mapping[str, int]) -> int | None:
         return next((self.first[axis] + number for axis, number in numbers.items() if axis in self.first), None)
@@ -172,6 +180,22 @@ class _Walk:
         if self.drops and rule.role.endswith((".o", ".down")):
             kept += out
         return kept + times * self._made(rule.role, out) * self.width // self.sharing.tensor_parallel
+
+    def _fed(self, rule: Rule, times: int, shape: tuple[int, ...]) -> int:
+        """Bytes of the feed-forward part's maps at once: what they make, and what the last one reads."""
+        out, into = shape[::-1] if rule.transposed else shape
+        read = into if rule.role.endswith(".down") else 0
+        return times * (self._made(rule.role, out) + read) * self.width // self.sharing.tensor_parallel
+
+    def _working(self) -> int:
+        # Beside the wider of the block's halves there are its input and that of the half.
+        halves = (
+            2 * read + max(feeding, attending + scores)
+            for read, feeding, attending, scores in zip(
+                self.inputs, self.feeding, self.attending, self.scores, strict=True
+            )
+        )
+        return max(halves, default=0)
 
     def _made(self, role: str, out: int) -> int:
         """Numbers kept of what a map of the feed-forward part makes: before and after its activation."""
@@ -226,3 +250,4 @@ class _Walk:
                     pair += self.width + 1 if self.drops_pairs else 0
                     self.scores[block] += self.batch * heads * queries * keys * pair // self.sharing.tensor_parallel
                 self.blocks[block] += self.batch * kept // self.sharing.tensor_parallel
+                self.attending[block] += self.batch * kept // self.sharing.tensor_parallel

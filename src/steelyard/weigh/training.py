@@ -19,6 +19,8 @@ from steelyard.weigh.flops import is_head
 from steelyard.weigh.optimizers import state_bytes
 from steelyard.weigh.setup import TrainingSetup
 
+__all__ = ["MemoryPlan", "TrainingSetup", "plan_training"]
+
 _LORA_WIDTH = 4
 _SHARDED = ("linear", "embedding", "conv")
 
