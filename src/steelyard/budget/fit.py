@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from steelyard.budget.options import FitOptions
 from steelyard.budget.planning import PlannedFit, Planner
 from steelyard.budget.produce import Staged, produce
 from steelyard.budget.request import Budget, resolve_budget
+from steelyard.budget.workspace import Workspace
 from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.report import ReportData
@@ -147,29 +146,6 @@ def budget_of(opened: OpenModel, options: FitOptions) -> Budget:
         context=options.context,
         batch=options.batch,
     )
-
-
-class Workspace:
-    """The folder beside the output that keeps what an interrupted run has learnt."""
-
-    def __init__(self, out: Path, request: Mapping[str, Any], resume: bool) -> None:
-        self.folder = out.with_name(f".{out.name}.work")
-        self._request = json.dumps(request, sort_keys=True)
-        marker = self.folder / "request.json"
-        same = marker.exists() and marker.read_text() == self._request
-        if self.folder.exists() and not (resume and same):
-            shutil.rmtree(self.folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        marker.write_text(self._request)
-
-    def leave(self) -> None:
-        """Remove it if nothing in it would help a later run."""
-        if {path.name for path in self.folder.iterdir()} == {"request.json"}:
-            self.remove()
-
-    def remove(self) -> None:
-        """Remove it: the output is complete."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _plan(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from steelyard.budget.options import FitOptions
 from steelyard.errors import UserError
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
@@ -17,6 +16,38 @@ if TYPE_CHECKING:
     from steelyard.measure.texts import Corpora, Corpus
 
 NO_DATA = "none"
+
+
+class CalibrationRequest(Protocol):
+    """Options that say what to calibrate on; those of `fit` and of `quantize` do."""
+
+    @property
+    def data(self) -> str | None:
+        """Calibration text; None for texts that fit the model, "none" for no calibration."""
+
+    @property
+    def eval_data(self) -> str | None:
+        """Text to measure on; None to keep a part of `data` for it."""
+
+    @property
+    def calibration(self) -> str | None:
+        """File to keep the calibration in, and to take it from."""
+
+    @property
+    def sequences(self) -> int:
+        """Calibration sequences."""
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens in each."""
+
+    @property
+    def eval_sequences(self) -> int:
+        """Sequences to measure on."""
+
+    @property
+    def seed(self) -> int:
+        """Seed of everything drawn."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +74,7 @@ class Learned:
             self.calibration.close()
 
 
-def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress = SILENT) -> Learned:
+def learn(opened: OpenModel, options: CalibrationRequest, work: Path, progress: Progress = SILENT) -> Learned:
     """Calibrate a model, or take the calibration that was kept.
 
     Raises:
@@ -86,10 +117,10 @@ def learn(opened: OpenModel, options: FitOptions, work: Path, progress: Progress
     return Learned(calibration, model, corpora.held_out, calibration.description, ())
 
 
-def texts_of(model: Model, options: FitOptions, progress: Progress = SILENT) -> Corpora:
+def texts_of(model: Model, options: CalibrationRequest, progress: Progress = SILENT) -> Corpora:
     """Return the texts to calibrate on and, disjoint from them, those to measure on."""
     from steelyard.measure.defaults import default_corpora
-    from steelyard.measure.texts import load_documents
+    from steelyard.measure.texts import Corpora, load_documents
 
     if options.data is None:
         wanted = max(options.sequences, options.eval_sequences)

@@ -1,20 +1,24 @@
-"""The `quantize` job: one codec for every matrix, streamed. No calibration unless the rounding asks for one."""
+"""The `quantize` job: one codec for every matrix. Streamed, unless the rounding asks for a calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.dry_run import DryRun
 from steelyard.budget.encoding import rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.learning import NO_DATA, learn
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import Produced, produce
-from steelyard.codecs import Codec, IntegerCodec
+from steelyard.budget.workspace import Workspace
+from steelyard.codecs import Codec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats import get as get_format
 from steelyard.formats.base import scale_dtype
@@ -22,6 +26,9 @@ from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.units import format_size, parse_size
 from steelyard.weights import check_output
+
+_CALIBRATED = frozenset({"gptq", "decoupleq", "sign-gradient"})
+_DATA_FREE = frozenset({"absmax", "hqq"})
 
 
 class QuantizeOptions(BaseModel):
@@ -33,19 +40,57 @@ class QuantizeOptions(BaseModel):
     group_size: int | None = Field(64, ge=16, le=256, description="columns under one scale")
     per_row: bool = Field(False, description="one scale a row instead of groups")
     symmetric: bool = Field(True, description="no zero points")
-    rounding: Literal["absmax", "rtn"] = Field(
-        "absmax", description="absmax: scales from the extremes, in one pass; rtn: searched scales"
+    rounding: Literal["absmax", "rtn", "hqq", "gptq", "decoupleq", "sign-gradient"] = Field(
+        "absmax", description="absmax: scales from the extremes, in one pass; others: steelyard methods"
     )
+    rank: int | None = Field(None, ge=1, description="add a low-rank correction, rounded by GPTQ in turn with it")
     format: Literal["compressed-tensors", "steelyard"] = Field(
         "compressed-tensors", description="how the result is stored"
     )
     embeddings: bool = Field(False, description="encode embedding tables too, where the format can")
+    data: str | None = Field(
+        None,
+        description="calibration text, as for fit, or none; calibrated methods choose texts if it is not given",
+    )
+    calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
+    sequences: int = Field(128, ge=1, description="calibration sequences")
+    sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
+    seed: int = Field(0, description="seed of everything drawn")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
 
-    def codec(self, scale_dtype: str) -> IntegerCodec:
+    @model_validator(mode="after")
+    def _consistent(self) -> QuantizeOptions:
+        if self.rank is not None and self.format != "steelyard":
+            raise ValueError(f"{self.format} has no place for a low-rank correction; rank needs format steelyard")
+        if self.rank is not None and self.rounding not in ("gptq", "absmax"):
+            raise ValueError(f"a low-rank correction is fitted to GPTQ; rank does not go with {self.rounding}")
+        if self.rank is None and self.rounding in _DATA_FREE and (self.data or self.calibration):
+            raise ValueError(f"{self.rounding} uses no data; leave out data and calibration, or round by gptq")
+        return self
+
+    def codec(self, scale_dtype: str) -> Codec:
         """The codec these options name, with scales of a type."""
         group = None if self.per_row else self.group_size
-        return IntegerCodec(self.bits, group, self.symmetric, scale_dtype)
+        base = IntegerCodec(self.bits, group, self.symmetric, scale_dtype)
+        return base if self.rank is None else SumCodec(base, LowRankCodec(self.rank, scale_dtype))
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the model is run on text before it is rounded."""
+        if self.data == NO_DATA:
+            return False
+        asked = self.data is not None or self.calibration is not None
+        return asked or self.rank is not None or self.rounding in _CALIBRATED
+
+    @property
+    def eval_data(self) -> str | None:
+        """Nothing is measured, so nothing is held out."""
+        return self.data
+
+    @property
+    def eval_sequences(self) -> int:
+        """As many as are calibrated on: the smallest part that leaves nothing to say."""
+        return self.sequences
 
 
 @dataclass(frozen=True)
@@ -58,6 +103,7 @@ class QuantizeResult:
         nbytes: bytes of the result's weight files.
         encoded: number of encoded tensors.
         kept: names of matrices left as they were, and why the format left them.
+        calibrated_on: in words, the texts; "" where the rounding needed none.
     """
 
     out: Path
@@ -65,6 +111,7 @@ class QuantizeResult:
     nbytes: int
     encoded: int
     kept: tuple[str, ...]
+    calibrated_on: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -74,6 +121,7 @@ class QuantizeResult:
             "bytes": self.nbytes,
             "encoded": self.encoded,
             "kept": list(self.kept),
+            "calibrated_on": self.calibrated_on,
         }
 
 
@@ -114,17 +162,39 @@ def quantize_folder(
     """Encode every matrix of a model with one codec.
 
     Raises:
-        UserError: for a damaged model, a weight that is not finite, an existing output.
+        UserError: for a damaged model, a weight that is not finite, an existing output, data that cannot be used.
     """
     options = options or QuantizeOptions()
     with open_model(model) as opened:
         path = check_output(out, opened.checkpoint.folder, resume)
         plan, kept = plan_quantize(opened, options)
-        made: Produced = produce(
-            plan, opened, get_format(plan.format), KnowledgeBase(None), path, resume=resume, progress=progress
-        )
+        with _knowledge(opened, options, path, resume, progress) as (knowledge, description):
+            made: Produced = produce(
+                plan, opened, get_format(plan.format), knowledge, path, resume=resume, progress=progress
+            )
         source_bytes = opened.checkpoint.weight_bytes
-    return QuantizeResult(made.folder, source_bytes, made.layout.total_bytes, len(made.errors), kept)
+    return QuantizeResult(made.folder, source_bytes, made.layout.total_bytes, len(made.errors), kept, description)
+
+
+@contextmanager
+def _knowledge(
+    opened: OpenModel, options: QuantizeOptions, out: Path, resume: bool, progress: Progress
+) -> Iterator[tuple[KnowledgeBase, str]]:
+    """Yield what the rounding may know and, in words, from which texts; kept beside the output until it is made."""
+    if not options.calibrates:
+        yield KnowledgeBase(None), ""
+        return
+    work = Workspace(out, {"model": opened.identity(), **options.model_dump(mode="json")}, resume)
+    try:
+        learned = learn(opened, options, work.folder, progress)
+        try:
+            yield KnowledgeBase(learned.calibration, opened.spec.ties), learned.description
+        finally:
+            learned.close()
+    except BaseException:
+        work.leave()
+        raise
+    work.remove()
 
 
 def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SILENT) -> DryRun:

@@ -39,6 +39,8 @@ def command(model: str, out: Path, resume: bool, dry_run: bool, as_json: bool, *
         f"{result.nbytes / result.source_bytes:.3f} of {format_size(result.source_bytes)}; "
         f"{result.encoded} tensors encoded and verified"
     )
+    if result.calibrated_on:
+        click.echo(f"calibrated on {result.calibrated_on}")
     if result.kept:
         click.echo(f"left as they were: {', '.join(result.kept)}")
     click.echo(f"next: steelyard measure {result.out} --against {model}")

@@ -1,0 +1,87 @@
+"""`quantize --rounding NAME`: it calibrates where the method needs it, and what it writes loses less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from steelyard.budget.encoding import ABSMAX
+from steelyard.budget.quantize import QuantizeOptions, quantize_folder
+from steelyard.edits import registry
+from steelyard.errors import UserError
+from steelyard.formats.logical import LogicalCheckpoint
+from steelyard.jobs import open_model
+from tiny_llama import image, write_tiny
+
+
+def test_every_method_for_plain_integers_is_on_offer() -> None:
+    offered = get_args(QuantizeOptions.model_fields["rounding"].annotation)
+    assert set(offered) == {ABSMAX, *registry.methods()} - {"low-rank"}
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"rounding": "hqq", "data": "text.txt"}, "hqq uses no data"),
+        ({"rank": 4}, "no place for a low-rank correction"),
+        ({"rank": 4, "format": "steelyard", "rounding": "hqq"}, "fitted to GPTQ"),
+    ],
+)
+def test_options_that_contradict_each_other(values: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        QuantizeOptions.model_validate(values)
+
+
+def test_without_data_the_calibrated_methods_round_to_nearest(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "model", dtype="bfloat16")
+    written = {}
+    for name in ("rtn", "gptq"):
+        options = QuantizeOptions(rounding=name, group_size=32, data="none" if name == "gptq" else None)
+        done = quantize_folder(tmp_path / "model", tmp_path / name, options)
+        assert done.calibrated_on == ""
+        written[name] = image(tmp_path / name)["model.safetensors"]
+    assert written["rtn"] == written["gptq"]
+
+
+def test_calibrated_rounding_loses_less_on_its_texts(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from steelyard.measure import Calibration
+
+    write_tiny(tmp_path / "model", dtype="bfloat16")
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 128, 4000))
+    kept = tmp_path / "calibration.safetensors"
+    about: dict[str, object] = {"bits": 3, "group_size": 32, "format": "steelyard", "calibration": str(kept)}
+    about |= {"data": str(tmp_path / "tokens.npy"), "sequences": 16, "sequence_length": 32}
+    lost = {}
+    for name, extra in (("rtn", {}), ("gptq", {}), ("decoupleq", {}), ("sign-gradient", {}), ("gptq", {"rank": 4})):
+        options = QuantizeOptions.model_validate({**about, "rounding": name, **extra})
+        key = name + "".join(extra)
+        done = quantize_folder(tmp_path / "model", tmp_path / key, options)
+        assert "tokens" in done.calibrated_on or "tokens.npy" in done.calibrated_on
+        assert not (tmp_path / f".{key}.work").exists()
+        with (
+            open_model(tmp_path / "model") as base,
+            LogicalCheckpoint.open(tmp_path / key) as made,
+            Calibration.open(kept) as calibration,
+        ):
+            lost[key] = sum(
+                calibration.damage(
+                    n, made.tensor(n).astype(np.float32) - base.checkpoint.tensor(n).astype(np.float32)
+                )
+                for n in base.spec.tensors
+                if base.spec.tensors[n].kind == "linear" and n in calibration
+            )
+    assert lost["decoupleq"] < lost["gptq"] < lost["sign-gradient"] < lost["rtn"]
+    assert lost["gptqrank"] < lost["gptq"]
+
+
+def test_a_failed_calibration_leaves_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    write_tiny(tmp_path / "model")
+    options = QuantizeOptions(rounding="gptq", data=str(tmp_path / "absent.txt"))
+    with pytest.raises(UserError, match=r"absent\.txt"):
+        quantize_folder(tmp_path / "model", tmp_path / "out", options)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
