@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import CLASSIFIERS, DECODERS, GROUPED, build
+from tiny_models import CLASSIFIERS, DECODERS, GROUPED, build, rotary
 from torch.utils.flop_counter import FlopCounterMode
 
 from steelyard.errors import UserError
@@ -24,16 +24,6 @@ def counted(call: Any) -> int:
     with FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
-
-
-def rotary(model: Any, positions: int) -> int:
-    """Operations of the product of positions with rotary frequencies: too few for anyone to count."""
-    sizes = {
-        name: buffer.numel()
-        for name, buffer in model.named_buffers()
-        if name.endswith("inv_freq") and "original" not in name
-    }
-    return sum(2 * positions * size for size in sizes.values())
 
 
 @pytest.mark.parametrize("class_name", MODELS)

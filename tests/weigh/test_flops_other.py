@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TINY, build
+from tiny_models import CLASSIFIERS, DECODERS, TINY, build, rotary
 from torch.utils.flop_counter import FlopCounterMode
 
+from steelyard.spec import ModelSpec, architectures
 from steelyard.weigh import flops
 from steelyard.weigh.cache import plan_cache
 
@@ -196,3 +197,40 @@ def _tensors(value: Any) -> list[torch.Tensor]:
     if isinstance(value, dict):
         return [part for entry in value.values() for part in _tensors(entry)]
     return [value] if isinstance(value, torch.Tensor) else []
+
+
+GEMMA3 = {
+    "text_config": {**TINY, "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 20},
+    "vision_config": VIT,
+    "mm_tokens_per_image": 4,
+    "image_token_index": 47,
+    "image_token_id": 47,
+    "boi_token_index": 45,
+    "eoi_token_index": 46,
+}
+
+
+def test_pictures_among_text() -> None:
+    model, spec = build("Gemma3ForConditionalGeneration", GEMMA3)
+    text = ids()
+    text[:, 2:6] = 47
+    inputs = {"input_ids": text, "pixel_values": pixels(), "token_type_ids": (text == 47).long()}
+    assert flops.prefill(spec, TOKENS, BATCH).total == counted(lambda: model(**inputs)) - rotary(model, TOKENS)
+
+
+def test_every_architecture_is_counted_here() -> None:
+    tested = {build(name, options)[1].model_type for name, options in {**DECODERS, **CLASSIFIERS}.items()}
+    tested |= {build(name, case[0])[1].model_type for name, case in CASES.items()}
+    tested |= {"clip", "gemma3", "mamba", "mamba2", "jamba"}
+    # OpenELM's code is its files' own and not in transformers.
+    assert set(architectures()) - tested == {"openelm"}
+
+
+def test_blocks_of_different_shapes() -> None:
+    spec = ModelSpec.from_config({"model_type": "openelm", "architectures": ["OpenELMForCausalLM"]})
+    table, settings = spec.require_axes("test"), spec.require_axes("test").settings(spec.config)
+    maps = sum(2 * tensor.elements for tensor in spec.tensors.values() if tensor.kind == "linear")
+    maps += 2 * spec.tensors["transformer.token_embeddings.weight"].elements
+    heads = sum(table.axis_size("head", settings, {"layer": layer}) for layer in range(spec.n_layers))
+    width = 2 * table.axis_size("head_dim", settings)
+    assert flops.prefill(spec, 1).total == maps + 2 * heads * width

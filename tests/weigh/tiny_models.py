@@ -111,3 +111,13 @@ def build(class_name: str, options: dict[str, Any]) -> tuple[Any, ModelSpec]:
         config._experts_implementation = options["experts_implementation"]
     model = cls(config).eval()
     return model, ModelSpec.from_config({**model.config.to_dict(), "architectures": [class_name]})
+
+
+def rotary(model: Any, positions: int) -> int:
+    """Operations of the product of positions with rotary frequencies: too few for anyone to count."""
+    sizes = {
+        name: buffer.numel()
+        for name, buffer in model.named_buffers()
+        if name.endswith("inv_freq") and "original" not in name
+    }
+    return sum(2 * positions * size for size in sizes.values())

@@ -51,7 +51,7 @@ class Flops:
     @property
     def head(self) -> int:
         """Those of the language model's head."""
-        return sum(count for role, count in self.linear.items() if is_head(role))
+        return sum(count for part in (self.linear, self.work) for role, count in part.items() if is_head(role))
 
     @property
     def without_head(self) -> int:
@@ -337,7 +337,10 @@ class Counter:
             for block in range(self.table.axis_size(item.stack, self.settings) if item.stack else 1):
                 if item.blocks(self.settings, block):
                     size = self.table.axis_size(item.axes, self.settings, {item.stack: block})
-                    done = item.times * size * positions(item.stream) * self._sequences(item.stream, batch)
+                    worked = positions(item.stream) * self._sequences(item.stream, batch)
+                    if logits == "last" and is_head(item.role):
+                        worked = min(worked, batch)
+                    done = item.times * size * worked
                     work[item.role] = work.get(item.role, 0) + done
         return Flops(linear, attention, work)
 

@@ -32,6 +32,10 @@ def _image_linear(module: str, role: str, out: str, into: str, shared: Shared | 
     return linear(f"{_BLOCK}.{module}", role, out, into, bias=True, shared=shared)
 
 
+def _has_pooler(settings: Settings, number: int) -> bool:
+    return _pools(settings)
+
+
 ARCHITECTURE = Architecture(
     model_type="gemma3",
     base_class="Gemma3Model",
@@ -123,7 +127,13 @@ ARCHITECTURE = Architecture(
         ),
     ),
     streams=((_TOWER, "image"), (_PROJECTOR, "image_token")),
-    work=(Work("projection", "image_hidden*hidden", stack="", stream="image_token"),),
-    positions={"image": _patches, "image_token": "mm_tokens_per_image"},
+    work=(
+        Work("projection", "image_hidden*hidden", stack="", stream="image_token"),
+        # The pooler's query, its keys and values of the patches, and the products of one with the others.
+        Work("pooler.q", "image_hidden*image_hidden", stack="", blocks=_has_pooler, stream="pooled"),
+        Work("pooler.kv", "image_hidden*image_hidden", times=4, stack="", blocks=_has_pooler, stream="image"),
+        Work("pooler.attention", "image_hidden", times=4, stack="", blocks=_has_pooler, stream="image"),
+    ),
+    positions={"image": _patches, "image_token": "mm_tokens_per_image", "pooled": 1},
     once=("pooler.o", "pooler.up", "pooler.down"),
 )

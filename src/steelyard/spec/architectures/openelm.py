@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from steelyard.errors import UserError
 from steelyard.spec.architecture import Architecture, ByLayer
 from steelyard.spec.cache import KeyValueCache
-from steelyard.spec.compute import Attention
+from steelyard.spec.compute import Attention, Work
 from steelyard.spec.rules import embedding, linear, norm, rules
 from steelyard.spec.settings import Settings
 
@@ -147,5 +147,7 @@ ARCHITECTURE = Architecture(
     ),
     cache=KeyValueCache(heads="kv_head"),
     attention=(Attention(),),
+    # Without a matrix of its own the head multiplies with the embeddings.
+    work=(Work("head", "vocab*hidden", stack="", blocks=lambda s, _: s.flag("share_input_output_layers")),),
     once=(),
 )
