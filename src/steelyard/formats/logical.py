@@ -9,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from steelyard.codecs import Codec
-from steelyard.formats.entries import Entry, read_entries
+from steelyard.formats.entries import read_entries
+from steelyard.formats.entry import Entry
 from steelyard.weights import Checkpoint
 
 
 class LogicalCheckpoint:
-    """Logical tensors of a plain, compressed-tensors or native folder.
+    """Logical tensors of a plain folder, or of one quantized in any way of `formats.entries.READERS`.
 
     Use it in a `with` block or call `close`. Only headers are read until a tensor is asked for.
 
@@ -31,8 +32,7 @@ class LogicalCheckpoint:
         self.checkpoint = checkpoint
         self.entries: dict[str, Entry] = read_entries(checkpoint)
         parts = {stored for entry in self.entries.values() for stored in entry.stored.values()}
-        shapes = {f"{name.removesuffix('.weight')}.weight_shape" for name in self.entries}
-        plain = [name for name in checkpoint.names if name not in parts | shapes]
+        plain = [name for name in checkpoint.names if name not in parts]
         self._names = [*plain, *self.entries]
 
     @classmethod
@@ -76,9 +76,7 @@ class LogicalCheckpoint:
         entry = self.entries.get(name)
         if entry is None:
             return self.checkpoint.info(name).nbytes
-        told = f"{name.removesuffix('.weight')}.weight_shape"
-        names = [*entry.stored.values(), *([told] if told in self.checkpoint else [])]
-        return sum(self.checkpoint.info(stored).nbytes for stored in names)
+        return sum(self.checkpoint.info(stored).nbytes for stored in entry.stored.values())
 
     def tensor(self, name: str) -> np.ndarray:
         """Return a tensor: float32 where it was encoded, else as it is stored.

@@ -1,0 +1,1 @@
+"""Other people's quantized folders, one file for each way of storing."""
