@@ -42,8 +42,8 @@ CASES = (
     Case("AdamW, fused attention", replace(BASE, flash_attention=True)),
     Case("AdamW, checkpoints", replace(BASE, checkpointing="full")),
     Case("AdamW, batch of 1", replace(BASE, batch=1)),
-    Case("SGD", replace(BASE, optimizer="sgd", batch=2)),
-    Case("AdamW in bfloat16", replace(BASE, precision="bf16", batch=2)),
+    Case("SGD, batch of 2", replace(BASE, optimizer="sgd", batch=2)),
+    Case("AdamW in bfloat16, batch of 2", replace(BASE, precision="bf16", batch=2)),
     Case("generation, 8 sequences", replace(BASE, batch=8, sequence=448, flash_attention=True), tokens=32),
 )
 
