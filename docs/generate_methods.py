@@ -82,7 +82,8 @@ def _first_line(thing: Any) -> str:
 
 
 def _module_line(name: str) -> str:
-    return _first_line(importlib.import_module(f"steelyard.spec.architectures.{name}"))
+    module = name.replace("-", "_")
+    return _first_line(importlib.import_module(f"steelyard.spec.architectures.{module}"))
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
