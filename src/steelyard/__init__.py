@@ -3,7 +3,7 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `measure`, `open`, `load`. Errors: `UserError` for what the caller can put right.
+Jobs: `fit`, `quantize`, `prepare`, `measure`, `open`, `load`. Errors: `UserError` for what the caller can put right.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import fit, measure, open, quantize
+    from steelyard.api import fit, measure, open, prepare, quantize
     from steelyard.errors import SteelyardError, UserError, VerificationError
     from steelyard.loading import load
 
@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 # Looked up when first used, so that `import steelyard` costs nothing.
 _HOMES = {
     "fit": "steelyard.api",
+    "prepare": "steelyard.api",
     "quantize": "steelyard.api",
     "measure": "steelyard.api",
     "open": "steelyard.api",
@@ -41,6 +42,7 @@ __all__ = [
     "load",
     "measure",
     "open",
+    "prepare",
     "quantize",
 ]
 

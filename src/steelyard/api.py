@@ -10,6 +10,7 @@ from steelyard.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from steelyard.budget.fit import FitResult
+    from steelyard.budget.prepare import PrepareResult
     from steelyard.budget.quantize import QuantizeResult
     from steelyard.formats.logical import LogicalCheckpoint
 
@@ -58,6 +59,16 @@ def quantize(
     from steelyard.validation import validate
 
     return quantize_folder(model, out, validate(QuantizeOptions, options), resume=resume, progress=progress)
+
+
+def prepare(
+    model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
+) -> PrepareResult:
+    """Write the same function in weights that are easier to round; options as `PrepareOptions` has them."""
+    from steelyard.budget.prepare import PrepareOptions, prepare_folder
+    from steelyard.validation import validate
+
+    return prepare_folder(model, out, validate(PrepareOptions, options), resume=resume, progress=progress)
 
 
 def measure(

@@ -62,6 +62,14 @@ STEPS: dict[str, StepKind] = {
             "quantize_folder",
             "dry_run",
         ),
+        StepKind(
+            "prepare",
+            "the same function in weights that are easier to round",
+            "steelyard.budget.prepare",
+            "PrepareOptions",
+            "prepare_folder",
+            "dry_run",
+        ),
     )
 }
 

@@ -1,0 +1,254 @@
+"""The `prepare` job: the same function in weights that lose less when they are rounded, with a certificate."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from steelyard.budget.dry_run import DryRun
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.learning import NO_DATA, learn
+from steelyard.budget.provenance import document, versions
+from steelyard.codecs import IntegerCodec
+from steelyard.edits.prepare import certificate as certify
+from steelyard.edits.prepare.certificate import Certificate
+from steelyard.edits.prepare.changes import Changes, Read
+from steelyard.edits.prepare.network import EMBED, HEAD, Network
+from steelyard.edits.prepare.rotation import rotate
+from steelyard.edits.prepare.scales import activation_aware, equalize, smooth
+from steelyard.errors import UserError, VerificationError
+from steelyard.jobs import OpenModel, open_model
+from steelyard.progress import SILENT, Progress
+from steelyard.units import parse_size
+from steelyard.weights import DTYPES, FolderWriter, Layout, StoredTensor, bytes_hash, check_output, plan_layout
+
+if TYPE_CHECKING:
+    from steelyard.measure.calibration import Calibration
+
+FILE_NAME = "preparation.json"
+"""What was done and proved, beside the weights; later steps carry it along."""
+
+_OWN_FILES = {"config.json", "steelyard.json", "report.html", FILE_NAME}
+
+
+class PrepareOptions(BaseModel):
+    """What to do to a model before it is rounded."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["rotate", "smooth", "awq", "equalize"] = Field("awq", description="which preparation")
+    rotation: Literal["hadamard", "orthogonal"] = Field("hadamard", description="rotate: the kind of matrix")
+    heads: bool = Field(True, description="rotate: the values of each head too")
+    untie: bool = Field(False, description="rotate: store a head of its own where it is the embedding table")
+    alpha: float = Field(0.5, ge=0, le=1, description="smooth: how much moves from activations into weights")
+    bits: int = Field(4, ge=2, le=8, description="awq: bits of the codes to come")
+    group_size: int | None = Field(64, ge=16, le=256, description="awq: columns under one scale")
+    symmetric: bool = Field(True, description="awq: no zero points")
+    data: str | None = Field(None, description="smooth, awq: calibration text, as for fit")
+    calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
+    sequences: int = Field(128, ge=1, description="calibration sequences")
+    sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
+    dtype: Literal["keep", "float32"] = Field("keep", description="type of the changed weights")
+    max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
+    seed: int = Field(0, description="seed of everything drawn")
+
+    @property
+    def eval_data(self) -> str | None:
+        """Nothing is measured, so nothing is held out."""
+        return self.data
+
+    @property
+    def eval_sequences(self) -> int:
+        """As many as are calibrated on."""
+        return self.sequences
+
+
+@dataclass(frozen=True)
+class PrepareResult:
+    """What `prepare` made.
+
+    Attributes:
+        out: the folder.
+        nbytes: bytes of its weight files.
+        changed: number of changed tensors.
+        certificate: how far its function is from the original's.
+        calibrated_on: in words, the texts; "" where none were needed.
+    """
+
+    out: Path
+    nbytes: int
+    changed: int
+    certificate: Certificate
+    calibrated_on: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "out": str(self.out),
+            "bytes": self.nbytes,
+            "changed": self.changed,
+            "certificate": self.certificate.to_dict(),
+            "calibrated_on": self.calibrated_on,
+        }
+
+
+def prepare_folder(
+    model: str | Path,
+    out: str | Path,
+    options: PrepareOptions | None = None,
+    *,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> PrepareResult:
+    """Write a model of the same function that is easier to round.
+
+    Raises:
+        UserError: for a model of an unknown family, a tied head that a rotation cannot keep, an existing output.
+        VerificationError: if the changed model is not the same function in float64; nothing is written.
+    """
+    options = options or PrepareOptions()
+    with open_model(model) as opened:
+        path = check_output(out, opened.checkpoint.folder, resume)
+        network = Network.of(opened.spec)
+        read = _reader(opened)
+        changes, description = _changes(opened, network, read, options, path, progress)
+        layout = _layout(opened, changes, options)
+        certificate = _certificate(opened, network, changes, layout, options.seed)
+        work = json.dumps([options.model_dump(mode="json"), opened.checkpoint.content_hash(), versions()])
+        with FolderWriter(
+            path, layout, resume=resume, plan_hash=bytes_hash(work.encode()), source=opened.checkpoint.folder
+        ) as writer:
+            for file in layout.files:
+                for name, tensor in file.tensors.items():
+                    if not writer.done(name):
+                        writer.write(name, _stored(opened, changes, tensor))
+            _add_files(writer, opened, changes, options, certificate)
+            folder = writer.finish()
+    return PrepareResult(folder, layout.total_bytes, len(list(changes.names())), certificate, description)
+
+
+def dry_run(model: str | Path, options: PrepareOptions, progress: Progress = SILENT) -> DryRun:
+    """Refuse: what a preparation changes is decided by the weights.
+
+    Raises:
+        UserError: always.
+    """
+    raise UserError(
+        "prepare cannot be planned ahead; its output has the size of the model, a head of its own aside"
+    )
+
+
+def _reader(opened: OpenModel) -> Read:
+    return lambda name: opened.checkpoint.tensor(opened.spec.ties.get(name, name)).astype(np.float64)
+
+
+def _changes(
+    opened: OpenModel, network: Network, read: Read, options: PrepareOptions, out: Path, progress: Progress
+) -> tuple[Changes, str]:
+    if options.method == "rotate":
+        return rotate(network, read, options.rotation, options.heads, options.untie, options.seed), ""
+    if options.method == "equalize":
+        return equalize(network, read), ""
+    if options.data == NO_DATA:
+        raise UserError(
+            f"{options.method} needs to see activations; give text with --data, or equalize without any"
+        )
+    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as work:
+        learned = learn(opened, options, Path(work), progress)
+        try:
+            calibration = learned.calibration
+            assert calibration is not None
+            return _scaled(opened, network, read, calibration, options), learned.description
+        finally:
+            learned.close()
+
+
+def _scaled(
+    opened: OpenModel, network: Network, read: Read, calibration: Calibration, options: PrepareOptions
+) -> Changes:
+    if options.method == "smooth":
+
+        def ranges(name: str) -> np.ndarray:
+            least, greatest = calibration.input_range(name)
+            return np.maximum(np.abs(least), np.abs(greatest)).astype(np.float64)
+
+        return smooth(network, read, ranges, options.alpha)
+    knowledge = KnowledgeBase(calibration, opened.spec.ties)
+    codec = IntegerCodec(options.bits, options.group_size, options.symmetric, "F32")
+    return activation_aware(network, read, lambda name: knowledge.of(name).statistics, codec)
+
+
+def _stored(opened: OpenModel, changes: Changes, tensor: StoredTensor) -> np.ndarray:
+    """Return a tensor of the result in its stored type; what is not changed keeps its bytes."""
+    original: np.ndarray = opened.checkpoint.tensor(changes.source(tensor.name))
+    if tensor.name not in set(changes.names()):
+        return original
+    stored: np.ndarray = changes.of(tensor.name).apply(original).astype(DTYPES[tensor.dtype].numpy)
+    return stored
+
+
+def _layout(opened: OpenModel, changes: Changes, options: PrepareOptions) -> Layout:
+    changed = set(changes.names())
+    names = [*opened.spec.tensors, *([HEAD] if changes.untied else [])]
+    tensors = []
+    for name in names:
+        tensor = opened.spec.tensors[changes.source(name)]
+        widened = options.dtype == "float32" and name in changed
+        tensors.append(StoredTensor(name, "F32" if widened else tensor.dtype, tensor.shape))
+    return plan_layout(tensors, parse_size(options.max_shard_size))
+
+
+def _certificate(opened: OpenModel, network: Network, changes: Changes, layout: Layout, seed: int) -> Certificate:
+    """Compare the functions.
+
+    Raises:
+        VerificationError: if they are not one in float64.
+    """
+    read = _reader(opened)
+    stored = {name: tensor for file in layout.files for name, tensor in file.tensors.items()}
+    tokens = certify.draw_tokens(opened.spec.tensors[EMBED].shape[0], seed)
+
+    def head(reader: Read) -> Read:
+        tied = network.tied and not changes.untied
+        return lambda name: reader(EMBED if tied and name == HEAD else name)
+
+    expected = certify.logits(network, read, tokens)
+    exact = certify.logits(network, head(lambda name: changes.read(read, name)), tokens)
+    found = certify.logits(
+        network, head(lambda name: _stored(opened, changes, stored[name]).astype(np.float64)), tokens
+    )
+    made = Certificate(certify.relative(exact, expected), certify.relative(found, expected), int(tokens.size))
+    if not made.exact <= certify.TOLERANCE:
+        raise VerificationError(
+            f"the prepared model is another function: its logits differ by {made.exact:.1e} in float64; "
+            "nothing was written"
+        )
+    return made
+
+
+def _add_files(
+    writer: FolderWriter, opened: OpenModel, changes: Changes, options: PrepareOptions, certificate: Certificate
+) -> None:
+    config: dict[str, Any] = dict(opened.checkpoint.config)
+    if changes.untied:
+        config["tie_word_embeddings"] = False
+    writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
+    writer.carry(opened.checkpoint, [name for name in opened.checkpoint.other_files if name not in _OWN_FILES])
+    request: Mapping[str, Any] = {"verb": "prepare", **options.model_dump(mode="json")}
+    writer.add_file(
+        FILE_NAME,
+        document(
+            request=request,
+            versions=versions(),
+            inputs=opened.checkpoint.content_hash(),
+            outputs=writer.file_hashes(),
+            certificates=[{"name": "same function in float64", **certificate.to_dict()}],
+        ),
+    )

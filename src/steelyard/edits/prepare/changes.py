@@ -1,0 +1,124 @@
+"""Linear changes of tensors: what is multiplied from which side. Applied tensor by tensor, in float64."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from steelyard.edits.prepare.network import EMBED, HEAD, Network, Pair
+
+Read = Callable[[str], np.ndarray]
+"""Returns a tensor of the model in float64 by name."""
+
+
+@dataclass
+class Change:
+    """What happens to one tensor, in order; a factor is a vector of scales or an orthogonal matrix.
+
+    A matrix smaller than the axis acts on each of the equal parts of it, as on the heads of attention.
+
+    Attributes:
+        rows: factors multiplied from the left, W <- F W or diag(f) W. Vectors have these only.
+        columns: factors multiplied from the right, W <- W F or W diag(f).
+        ones: whether the tensor becomes all ones instead.
+    """
+
+    rows: list[np.ndarray] = field(default_factory=list)
+    columns: list[np.ndarray] = field(default_factory=list)
+    ones: bool = False
+
+    def apply(self, tensor: np.ndarray) -> np.ndarray:
+        """Return the changed tensor, float64."""
+        changed = np.ones(tensor.shape) if self.ones else tensor.astype(np.float64)
+        for factor in self.rows:
+            changed = _from_left(factor, changed)
+        for factor in self.columns:
+            changed = _from_left(factor.T, changed.T).T
+        return changed
+
+
+def _from_left(factor: np.ndarray, tensor: np.ndarray) -> np.ndarray:
+    if factor.ndim == 1:
+        scaled: np.ndarray = factor.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor
+        return scaled
+    parts = tensor.reshape(-1, len(factor), *tensor.shape[1:])
+    product: np.ndarray = np.matmul(factor, parts) if tensor.ndim > 1 else parts @ factor.T
+    return product.reshape(tensor.shape)
+
+
+class Changes:
+    """The changes of a whole model, and the tensors that come out.
+
+    Attributes:
+        network: of the model.
+        untied: whether the head becomes a tensor of its own.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+        self.untied = False
+        self._changes: dict[str, Change] = defaultdict(Change)
+
+    def of(self, name: str) -> Change:
+        """Return the change of a tensor, to be added to."""
+        return self._changes[name]
+
+    def names(self) -> Iterator[str]:
+        """Yield the names of the tensors that are changed."""
+        yield from self._changes
+
+    def source(self, name: str) -> str:
+        """Return the tensor that one of the result is made from."""
+        return EMBED if name == HEAD and self.network.tied else name
+
+    def read(self, original: Read, name: str) -> np.ndarray:
+        """Return a tensor of the result, float64, from a reader of the original."""
+        tensor = original(self.source(name))
+        return self._changes[name].apply(tensor) if name in self._changes else tensor
+
+    def rows(self, weight: str, factor: np.ndarray) -> None:
+        """Multiply a linear map's outputs, and its bias with them."""
+        self.of(weight).rows.append(factor)
+        bias = self.network.bias(weight)
+        if bias is not None:
+            self.of(bias).rows.append(factor)
+
+    def move_scale(self, pair: Pair, scale: np.ndarray) -> None:
+        """Divide what a pair's writer writes by a scale for each channel, and multiply what its readers read.
+
+        Args:
+            pair: where.
+            scale: [channels written], above 0.
+        """
+        self.rows(pair.writer, 1.0 / scale)
+        for reader in pair.readers:
+            self.of(reader).columns.append(spread(pair, scale))
+
+
+def spread(pair: Pair, channels: np.ndarray) -> np.ndarray:
+    """Return for every channel that is read the value of the channel that writes it."""
+    if pair.repeat == 1:
+        return channels
+    by_head = channels.reshape(-1, pair.block)
+    return np.repeat(by_head, pair.repeat, axis=0).ravel()
+
+
+def gather(pair: Pair, channels: np.ndarray, join: Callable[..., np.ndarray] = np.max) -> np.ndarray:
+    """Return for every channel that is written one value for all the channels that read it: their greatest."""
+    if pair.repeat == 1:
+        return channels
+    joined: np.ndarray = join(channels.reshape(-1, pair.repeat, pair.block), axis=1)
+    return joined.ravel()
+
+
+def power_by_channel(moments: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
+    """Return the mean square that arrives over each of a pair's channels.
+
+    Args:
+        moments: mean square of every input [in], by name of the reader.
+        pair: where.
+    """
+    return gather(pair, moments[pair.readers[0]], np.mean)

@@ -1,0 +1,158 @@
+"""Preparations keep the function, in a forward pass of transformers as in our own, and do what they are for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from steelyard.budget.prepare import PrepareOptions, prepare_folder
+from steelyard.codecs import IntegerCodec
+from steelyard.edits.prepare import certificate, scales
+from steelyard.edits.prepare.changes import Changes
+from steelyard.edits.prepare.network import Network, Pair
+from steelyard.edits.prepare.rotation import orthogonal
+from steelyard.edits.quantize.error import error
+from steelyard.edits.quantize.rtn import round_to_nearest
+from steelyard.edits.quantize.statistics import Statistics
+from steelyard.errors import UserError
+from steelyard.jobs import open_model
+from tiny_llama import write_tiny
+
+from .matrices import correlated
+
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {"attention_bias": True, "mlp_bias": True},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+}
+
+
+def family(folder: Path, model_type: str, tied: bool = False) -> Path:
+    """A tiny model of a family, with every bias and norm that the family has, all of them random."""
+    classes = {"llama": "Llama", "mistral": "Mistral", "qwen2": "Qwen2", "qwen3": "Qwen3"}
+    extra = {"architectures": [f"{classes[model_type]}ForCausalLM"], "sliding_window": None}
+    write_tiny(folder, tied, model_type=model_type, **extra, **FAMILIES[model_type])
+    tensors = load_file(folder / "model.safetensors")
+    draw = np.random.default_rng(2)
+    for name in list(tensors):
+        short = name.split(".")[-2]
+        biased = {"llama": "qkvoguda", "qwen2": "qkv"}.get(model_type, "")
+        if short.endswith("_proj") and short[0] in biased:
+            bias = 0.1 * draw.standard_normal(len(tensors[name]))
+            tensors[name.replace(".weight", ".bias")] = bias.astype(np.float32)
+        if model_type == "qwen3" and short in ("q_proj", "k_proj"):
+            tensors[name.replace("_proj", "_norm")] = (1 + 0.1 * draw.standard_normal(16)).astype(np.float32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def run(folder: Path) -> np.ndarray:
+    """Logits of our own forward pass."""
+    with open_model(folder) as opened:
+
+        def read(name: str) -> np.ndarray:
+            return opened.checkpoint.tensor(opened.spec.ties.get(name, name)).astype(np.float64)
+
+        return certificate.logits(Network.of(opened.spec), read, certificate.draw_tokens(128))
+
+
+@pytest.mark.parametrize("model_type", FAMILIES)
+def test_a_rotated_model_is_the_same_in_transformers(tmp_path: Path, model_type: str) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    family(tmp_path / "base", model_type)
+    done = prepare_folder(tmp_path / "base", tmp_path / "out", PrepareOptions(method="rotate"))
+    assert done.certificate.exact < 1e-12 and 1e-9 < done.certificate.stored < 1e-5
+    tokens = torch.tensor(certificate.draw_tokens(128))
+    logits = []
+    for folder in (tmp_path / "base", tmp_path / "out"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
+        with torch.no_grad():
+            logits.append(model(tokens).logits.numpy())
+        # transformers keeps rotary frequencies in float32.
+        assert certificate.relative(run(folder), logits[-1]) < 1e-5
+    assert certificate.relative(logits[1], logits[0]) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["rotate", "equalize"])
+def test_a_tied_model(tmp_path: Path, method: Any) -> None:
+    family(tmp_path / "base", "llama", tied=True)
+    if method == "rotate":
+        with pytest.raises(UserError, match="pass --untie"):
+            prepare_folder(tmp_path / "base", tmp_path / "out", PrepareOptions(method=method))
+        assert not (tmp_path / "out").exists()
+    options = PrepareOptions(method=method, untie=method == "rotate", rotation="orthogonal")
+    assert prepare_folder(tmp_path / "base", tmp_path / "out", options).certificate.exact < 1e-12
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["tie_word_embeddings"] == (method == "equalize")
+    assert ("lm_head.weight" in load_file(tmp_path / "out/model.safetensors")) == (method == "rotate")
+    assert certificate.relative(run(tmp_path / "out"), run(tmp_path / "base")) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["smooth", "awq"])
+def test_calibrated_scales_keep_the_function(tmp_path: Path, method: Any) -> None:
+    pytest.importorskip("torch")
+    family(tmp_path / "base", "qwen2")
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 128, 2000))
+    options = PrepareOptions(
+        method=method, data=str(tmp_path / "tokens.npy"), sequences=8, sequence_length=32, bits=3, group_size=32
+    )
+    done = prepare_folder(tmp_path / "base", tmp_path / "out", options)
+    assert done.certificate.exact < 1e-12 and done.changed > 0
+    assert certificate.relative(run(tmp_path / "out"), run(tmp_path / "base")) < 1e-5
+    proof = json.loads((tmp_path / "out/preparation.json").read_text())
+    assert proof["certificates"][0]["exact"] == done.certificate.exact
+    assert {path.name for path in tmp_path.iterdir()} == {"base", "out", "tokens.npy"}
+
+
+@pytest.mark.parametrize("kind", ["hadamard", "orthogonal"])
+@pytest.mark.parametrize("size", [16, 24, 7])
+def test_rotations_are_orthogonal(kind: Any, size: int) -> None:
+    matrix = orthogonal(size, kind, 0, "test")
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(size), atol=1e-14)
+    assert not np.array_equal(matrix, orthogonal(size, kind, 0, "another"))
+    if kind == "hadamard" and size == 16:
+        np.testing.assert_allclose(np.abs(matrix), 0.25)
+
+
+def test_equalized_channels_have_one_range(tmp_path: Path) -> None:
+    family(tmp_path / "base", "llama")
+    prepare_folder(tmp_path / "base", tmp_path / "out", PrepareOptions(method="equalize", dtype="float32"))
+    tensors = load_file(tmp_path / "out/model.safetensors")
+    up, down = (np.abs(tensors[f"model.layers.1.mlp.{short}_proj.weight"]) for short in ("up", "down"))
+    ratio = up.max(axis=1) / down.max(axis=0)
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+
+
+def test_awq_takes_the_best_power() -> None:
+    draw = np.random.default_rng(1)
+    weight, moment = correlated(8, 24, 64)
+    codec = IntegerCodec(3, 32, True, "F32")
+    tensors = {"norm": draw.random(64) + 0.5, "linear": weight.astype(np.float64)}
+    network = type(
+        "Network", (), {"pairs": lambda self: [Pair("norm", ("linear",))], "bias": lambda self, name: None}
+    )()
+    changes: Changes = scales.activation_aware(network, tensors.__getitem__, lambda name: Statistics(moment), codec)
+    lost = {}
+    for step in range(20):
+        scale = np.diag(moment) ** (step / 40)
+        scale /= np.sqrt(scale.max() * scale.min())
+        inner = Statistics(np.diag(moment) / scale**2)
+        decoded = round_to_nearest(tensors["linear"] * scale, codec, inner).decode() / scale
+        lost[step] = error(tensors["linear"], decoded, moment), scale
+    best = min(lost, key=lambda step: lost[step][0])
+    assert best > 0 and lost[best][0] < 0.95 * lost[0][0]
+    np.testing.assert_allclose(changes.of("linear").columns[0], lost[best][1], rtol=1e-6)
+    np.testing.assert_allclose(changes.of("norm").rows[0], 1 / lost[best][1], rtol=1e-6)
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    write_tiny(tmp_path / "base", model_type="olmo2")
+    with pytest.raises(UserError):
+        prepare_folder(tmp_path / "base", tmp_path / "out")
