@@ -3,7 +3,8 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `measure`, `open`, `load`. Errors: `UserError` for what the caller can put right.
+Jobs: `fit`, `quantize`, `prepare`, `measure`, `open`, `load`.
+Errors: `UserError` for what the caller can put right.
 """
 
 from __future__ import annotations

@@ -177,7 +177,8 @@ def _scaled(
 
         def ranges(name: str) -> np.ndarray:
             least, greatest = calibration.input_range(name)
-            return np.maximum(np.abs(least), np.abs(greatest)).astype(np.float64)
+            largest: np.ndarray = np.maximum(np.abs(least), np.abs(greatest)).astype(np.float64)
+            return largest
 
         return smooth(network, read, ranges, options.alpha)
     knowledge = KnowledgeBase(calibration, opened.spec.ties)
