@@ -226,5 +226,8 @@ def test_shared_linears_read_and_fuse_together(table: Architecture) -> None:
             groups.setdefault(rule.shared.codec, []).append(rule)
     for members in groups.values():
         assert len(members) > 1
-        assert {rule.shared.input for rule in members} == {members[0].pattern.removesuffix(".weight")}
-        assert len({rule.axes[1] for rule in members}) == 1
+        # The experts of a layer share a codec, though their last matrices read what the first ones wrote.
+        for read in {rule.shared.input for rule in members}:
+            readers = [rule for rule in members if rule.shared.input == read]
+            assert readers[0].pattern == f"{read}.weight"
+            assert len({rule.axes[1] for rule in readers}) == 1

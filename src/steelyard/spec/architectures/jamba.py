@@ -15,10 +15,13 @@ _BLOCK = "model.layers.{layer}"
 _ATTENTION = f"{_BLOCK}.self_attn"
 _MIXER = f"{_BLOCK}.mamba"
 _MLP = f"{_BLOCK}.feed_forward"
-_EXPERT = f"{_MLP}.experts.{{expert}}"
+_EXPERTS = f"{_MLP}.experts"
+_EXPERT = f"{_EXPERTS}.{{expert}}"
 _QKV = Shared(codec=f"{_ATTENTION}.qkv", input=f"{_ATTENTION}.q_proj")
 _GATE_UP = Shared(codec=f"{_MLP}.gate_up", input=f"{_MLP}.gate_proj")
-_EXPERT_GATE_UP = Shared(codec=f"{_EXPERT}.gate_up", input=f"{_EXPERT}.gate_proj")
+# Engines run the experts of a layer as one: all their matrices share a codec.
+_EXPERT_GATE_UP = Shared(codec=_EXPERTS, input=f"{_EXPERT}.gate_proj")
+_EXPERT_DOWN = Shared(codec=_EXPERTS, input=f"{_EXPERT}.down_proj")
 
 
 def _is_attention(settings: Settings, layer: int) -> bool:
@@ -133,7 +136,7 @@ ARCHITECTURE = Architecture(
             linear(f"{_MLP}.router", "router", "expert", "hidden"),
             linear(f"{_EXPERT}.gate_proj", "expert.gate", "ffn", "hidden", shared=_EXPERT_GATE_UP),
             linear(f"{_EXPERT}.up_proj", "expert.up", "ffn", "hidden", shared=_EXPERT_GATE_UP),
-            linear(f"{_EXPERT}.down_proj", "expert.down", "hidden", "ffn"),
+            linear(f"{_EXPERT}.down_proj", "expert.down", "hidden", "ffn", shared=_EXPERT_DOWN),
         ),
         norm("model.final_layernorm", "norm.final", "hidden"),
         linear("lm_head", "head", "vocab", "hidden", classes=("ForCausalLM",)),

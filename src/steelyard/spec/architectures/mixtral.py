@@ -12,7 +12,9 @@ _ATTENTION = "model.layers.{layer}.self_attn"
 _MOE = "model.layers.{layer}.block_sparse_moe"
 _EXPERT = f"{_MOE}.experts.{{expert}}"
 _QKV = Shared(codec=f"{_ATTENTION}.qkv", input=f"{_ATTENTION}.q_proj")
-_GATE_UP = Shared(codec=f"{_EXPERT}.w13", input=f"{_EXPERT}.w1")
+# Engines run the experts of a layer as one: all their matrices share a codec.
+_GATE_UP = Shared(codec=f"{_MOE}.experts", input=f"{_EXPERT}.w1")
+_DOWN = Shared(codec=f"{_MOE}.experts", input=f"{_EXPERT}.w2")
 
 
 def _window(settings: Settings, layer: int) -> int | None:
@@ -61,7 +63,7 @@ ARCHITECTURE = Architecture(
         linear(f"{_MOE}.gate", "router", "expert", "hidden"),
         linear(f"{_EXPERT}.w1", "expert.gate", "ffn", "hidden", shared=_GATE_UP),
         linear(f"{_EXPERT}.w3", "expert.up", "ffn", "hidden", shared=_GATE_UP),
-        linear(f"{_EXPERT}.w2", "expert.down", "hidden", "ffn"),
+        linear(f"{_EXPERT}.w2", "expert.down", "hidden", "ffn", shared=_DOWN),
         norm("model.norm", "norm.final", "hidden"),
         linear("lm_head", "head", "vocab", "hidden", classes=("ForCausalLM",)),
         linear("score", "classifier", "label", "hidden", classes=("ForSequenceClassification",)),

@@ -14,10 +14,13 @@ from steelyard.spec.settings import Settings
 _ATTENTION = "model.layers.{layer}.self_attn"
 _MLP = "model.layers.{layer}.mlp"
 _QKV = Shared(codec=f"{_ATTENTION}.qkv", input=f"{_ATTENTION}.q_proj")
-_EXPERT = f"{_MLP}.experts.{{expert}}"
+_EXPERTS = f"{_MLP}.experts"
+_EXPERT = f"{_EXPERTS}.{{expert}}"
 _SHARED = f"{_MLP}.shared_expert"
 _GATE_UP = Shared(codec=f"{_MLP}.gate_up", input=f"{_MLP}.gate_proj")
-_EXPERT_GATE_UP = Shared(codec=f"{_EXPERT}.gate_up", input=f"{_EXPERT}.gate_proj")
+# Engines run the experts of a layer as one: all their matrices share a codec.
+_EXPERT_GATE_UP = Shared(codec=_EXPERTS, input=f"{_EXPERT}.gate_proj")
+_EXPERT_DOWN = Shared(codec=_EXPERTS, input=f"{_EXPERT}.down_proj")
 _SHARED_GATE_UP = Shared(codec=f"{_SHARED}.gate_up", input=f"{_SHARED}.gate_proj")
 
 
@@ -105,7 +108,7 @@ ARCHITECTURE = Architecture(
             linear(f"{_MLP}.gate", "router", "expert", "hidden"),
             linear(f"{_EXPERT}.gate_proj", "expert.gate", "expert_ffn", "hidden", shared=_EXPERT_GATE_UP),
             linear(f"{_EXPERT}.up_proj", "expert.up", "expert_ffn", "hidden", shared=_EXPERT_GATE_UP),
-            linear(f"{_EXPERT}.down_proj", "expert.down", "hidden", "expert_ffn"),
+            linear(f"{_EXPERT}.down_proj", "expert.down", "hidden", "expert_ffn", shared=_EXPERT_DOWN),
             linear(f"{_SHARED}.gate_proj", "shared_expert.gate", "shared_ffn", "hidden", shared=_SHARED_GATE_UP),
             linear(f"{_SHARED}.up_proj", "shared_expert.up", "shared_ffn", "hidden", shared=_SHARED_GATE_UP),
             linear(f"{_SHARED}.down_proj", "shared_expert.down", "hidden", "shared_ffn"),

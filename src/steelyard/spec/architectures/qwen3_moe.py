@@ -14,9 +14,12 @@ from steelyard.spec.settings import Settings
 _ATTENTION = "model.layers.{layer}.self_attn"
 _MLP = "model.layers.{layer}.mlp"
 _QKV = Shared(codec=f"{_ATTENTION}.qkv", input=f"{_ATTENTION}.q_proj")
-_EXPERT = f"{_MLP}.experts.{{expert}}"
+_EXPERTS = f"{_MLP}.experts"
+_EXPERT = f"{_EXPERTS}.{{expert}}"
 _GATE_UP = Shared(codec=f"{_MLP}.gate_up", input=f"{_MLP}.gate_proj")
-_EXPERT_GATE_UP = Shared(codec=f"{_EXPERT}.gate_up", input=f"{_EXPERT}.gate_proj")
+# Engines run the experts of a layer as one: all their matrices share a codec.
+_EXPERT_GATE_UP = Shared(codec=_EXPERTS, input=f"{_EXPERT}.gate_proj")
+_EXPERT_DOWN = Shared(codec=_EXPERTS, input=f"{_EXPERT}.down_proj")
 
 
 def _is_sparse(settings: Settings, numbers: Mapping[str, int]) -> bool:
@@ -95,7 +98,7 @@ ARCHITECTURE = Architecture(
             linear(f"{_MLP}.gate", "router", "expert", "hidden"),
             linear(f"{_EXPERT}.gate_proj", "expert.gate", "expert_ffn", "hidden", shared=_EXPERT_GATE_UP),
             linear(f"{_EXPERT}.up_proj", "expert.up", "expert_ffn", "hidden", shared=_EXPERT_GATE_UP),
-            linear(f"{_EXPERT}.down_proj", "expert.down", "hidden", "expert_ffn"),
+            linear(f"{_EXPERT}.down_proj", "expert.down", "hidden", "expert_ffn", shared=_EXPERT_DOWN),
         ),
         norm("model.norm", "norm.final", "hidden"),
         linear("lm_head", "head", "vocab", "hidden", classes=("ForCausalLM",)),
