@@ -5,6 +5,8 @@
 | linear map | integers of 2 to 8 bits | `pack-quantized`: weight_packed, _scale, _shape, _zero_point |
 | embedding table | integers of 8 bits | `int-quantized`: weight (I8), weight_scale, weight_zero_point |
 | either | 8-bit floats | `float-quantized`: weight (F8_E4M3), weight_scale |
+| linear map | NVFP4 | `nvfp4-pack-quantized`: weight_packed (U8), weight_scale (F8_E4M3), weight_global_scale |
+| linear map | MXFP4, MXFP8 | `mxfp4-pack-quantized`, `mxfp8-quantized`: elements, weight_scale (U8) |
 
 The loader needs a `weight` in an embedding table, so a packed one fails; and a tied table fails in every layout.
 A tied pair is therefore left as it is, or written apart with `tie_word_embeddings` off. Scales are cast to the
@@ -19,8 +21,24 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, unpack
-from steelyard.formats.base import base_config, is_plain, loads_exactly, plain_pack, plain_stored, tensor_of
+from steelyard.codecs import (
+    Codec,
+    DenseCodec,
+    Float8Codec,
+    IntegerCodec,
+    MicroscalingCodec,
+    Nvfp4Codec,
+    unpack,
+)
+from steelyard.formats.base import (
+    base_config,
+    is_plain,
+    load_dtype,
+    loads_exactly,
+    plain_pack,
+    plain_stored,
+    tensor_of,
+)
 from steelyard.formats.targets import make_targets, module_name
 from steelyard.spec import ModelSpec
 from steelyard.weights.layout import StoredTensor
@@ -50,6 +68,8 @@ class CompressedTensorsFormat:
         tensor = tensor_of(spec, name)
         if len(tensor.shape) != 2 or tensor.transposed or not name.endswith(".weight"):
             return False
+        if isinstance(codec, Nvfp4Codec | MicroscalingCodec | Float8Codec):
+            return not is_table(spec, name) and _loads_floats(spec, codec, tensor.matrix_shape)
         scales = codec.parts(tensor.matrix_shape).get(_SCALES)
         if scales is None or not loads_exactly(spec, scales[0]):
             return False
@@ -70,6 +90,10 @@ class CompressedTensorsFormat:
         if layout == PACKED:
             packed = [StoredTensor(f"{module}.{part}", dtype, size) for part, (dtype, size) in parts.items()]
             return [*packed, StoredTensor(f"{module}.weight_shape", "I64", (2,))]
+        if isinstance(codec, Nvfp4Codec | MicroscalingCodec | Float8Codec):
+            return [
+                StoredTensor(f"{module}.{part}", dtype, _one_axis(size)) for part, (dtype, size) in parts.items()
+            ]
         weight = StoredTensor(f"{module}.weight", "I8" if layout == INTEGERS else "F8_E4M3", shape)
         dtype, size = parts[_SCALES]
         stored = [weight, StoredTensor(f"{module}.{_SCALES}", dtype, size)]
@@ -90,6 +114,8 @@ class CompressedTensorsFormat:
             arrays["weight"] = unpack(arrays.pop("weight_packed"), 8, shape[1])
             if _ZEROS in arrays:
                 arrays[_ZEROS] = np.ascontiguousarray(unpack(np.ascontiguousarray(arrays[_ZEROS].T), 8, shape[0]).T)
+        elif isinstance(codec, Nvfp4Codec | MicroscalingCodec | Float8Codec):
+            arrays = {part: array.reshape(_one_axis(array.shape)) for part, array in arrays.items()}
         module = module_name(spec, name)
         return {f"{module}.{part}": array for part, array in arrays.items()}
 
@@ -136,8 +162,12 @@ def is_table(spec: ModelSpec, name: str) -> bool:
 
 def layout_of(spec: ModelSpec, name: str, codec: Codec) -> str:
     """Return the layout a tensor is written in."""
-    if isinstance(codec, DenseCodec):
+    if isinstance(codec, DenseCodec | Float8Codec):
         return FLOATS
+    if isinstance(codec, Nvfp4Codec):
+        return NVFP4
+    if isinstance(codec, MicroscalingCodec):
+        return MXFP4 if codec.element == "F4_E2M1" else MXFP8
     return INTEGERS if is_table(spec, name) else PACKED
 
 
@@ -148,7 +178,46 @@ def _ignored(spec: ModelSpec, encoded: set[str]) -> list[str]:
     return [module for module in modules if module not in encoded]
 
 
+def _loads_floats(spec: ModelSpec, codec: Codec, shape: tuple[int, int]) -> bool:
+    """Tell whether small floats under scales of their own load exactly.
+
+    The loader decodes 4-bit floats in bfloat16 and casts them to the model's type.
+    """
+    if isinstance(codec, Nvfp4Codec):
+        return load_dtype(spec) == "BF16" and codec.group_size == 16 and shape[1] % 16 == 0
+    if isinstance(codec, MicroscalingCodec):
+        exact = load_dtype(spec) in ("BF16", "F32") and codec.element != "F8_E5M2"
+        return exact and codec.group_size == 32 and shape[1] % 32 == 0
+    if isinstance(codec, Float8Codec) and codec.dtype == "F8_E4M3" and codec.scale_dtype != "F8_E8M0":
+        sides = zip(shape, (codec.rows, codec.columns), strict=True)
+        whole = all(side is None or size % side == 0 for size, side in sides)
+        known = (codec.rows, codec.columns) in ((None, None), (1, None)) or None not in (codec.rows, codec.columns)
+        return whole and known and loads_exactly(spec, codec.scale_dtype)
+    return False
+
+
+def _one_axis(size: tuple[int, ...]) -> tuple[int, ...]:
+    return (1,) if size == (1, 1) else size
+
+
+def _small_floats(codec: Codec) -> dict[str, Any]:
+    if isinstance(codec, Nvfp4Codec):
+        kind = {"num_bits": 4, "strategy": "tensor_group", "group_size": 16, "scale_dtype": "torch.float8_e4m3fn"}
+    elif isinstance(codec, MicroscalingCodec):
+        bits = 4 if codec.element == "F4_E2M1" else 8
+        kind = {"num_bits": bits, "strategy": "group", "group_size": 32, "scale_dtype": "torch.uint8"}
+    else:
+        assert isinstance(codec, Float8Codec)
+        strategy = "tensor" if codec.rows is None else "channel" if codec.columns is None else "block"
+        kind = {"num_bits": 8, "strategy": strategy, "group_size": None}
+        if strategy == "block":
+            kind["block_structure"] = [codec.rows, codec.columns]
+    return {"type": "float", "symmetric": True, "dynamic": False, **kind}
+
+
 def _arguments(codec: Codec) -> dict[str, Any]:
+    if isinstance(codec, Nvfp4Codec | MicroscalingCodec | Float8Codec):
+        return _small_floats(codec)
     floats = isinstance(codec, DenseCodec)
     group = codec.group_size if isinstance(codec, IntegerCodec) else None
     return {

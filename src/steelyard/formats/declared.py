@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from steelyard import codecs
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec
+from steelyard.codecs import Codec, DenseCodec, Float8Codec, IntegerCodec, MicroscalingCodec, Nvfp4Codec
 from steelyard.errors import UserError, VerificationError
 from steelyard.formats.independent import DiskFolder, Rows, blob_rows, decoded_rows
 from steelyard.formats.targets import matching, spellings
@@ -16,7 +17,14 @@ from steelyard.spec import ModelSpec
 from steelyard.spec.tensor import module_of
 
 _CLASSES = {"linear": "Linear", "embedding": "Embedding"}
-_LAYOUTS = {"pack-quantized": "weight_packed", "int-quantized": "weight", "float-quantized": "weight"}
+_LAYOUTS = {
+    "pack-quantized": "weight_packed",
+    "int-quantized": "weight",
+    "float-quantized": "weight",
+    "nvfp4-pack-quantized": "weight_packed",
+    "mxfp4-pack-quantized": "weight_packed",
+    "mxfp8-quantized": "weight",
+}
 _EXACT = {"float32": ("F32", "F16", "BF16"), "float16": ("F16",), "bfloat16": ("BF16",)}
 
 
@@ -142,6 +150,7 @@ def _decoder(written: DiskFolder, module: str, group: Mapping[str, Any]) -> tupl
     first, tensors = f"{module}.{_LAYOUTS[layout]}", written.tensors
     needed = {first, f"{module}.weight_scale"}
     needed |= {f"{module}.weight_shape"} if layout == "pack-quantized" else set()
+    needed |= {f"{module}.weight_global_scale"} if layout == "nvfp4-pack-quantized" else set()
     needed |= set() if arguments["symmetric"] else {f"{module}.weight_zero_point"}
     owned = {name for name in tensors if name.rpartition(".")[0] == module and not name.endswith(".bias")}
     if owned != needed:
@@ -149,13 +158,23 @@ def _decoder(written: DiskFolder, module: str, group: Mapping[str, Any]) -> tupl
             f"{written.folder}: {module} is declared {layout}, which has {', '.join(sorted(needed))}; "
             f"the files have {', '.join(sorted(owned))}"
         )
+    if small := _small_floats(written, arguments, layout, first):
+        codec, shape = small
+        parts = {name.rpartition(".")[2]: written.array(name) for name in needed}
+        for part, (dtype, size) in codec.parts(shape).items():
+            if tensors[f"{module}.{part}"].dtype != dtype or parts[part].size != math.prod(size):
+                raise VerificationError(
+                    f"{written.folder}: {module}.{part} is not that of {codec.label} {list(shape)}"
+                )
+            parts[part] = parts[part].reshape(size)
+        return shape, decoded_rows(codec, shape, parts), needed
     scale = tensors[f"{module}.weight_scale"]
     loaded = str(written.config.get("dtype", written.config.get("torch_dtype")))
     if scale.dtype not in _EXACT.get(loaded, ()):
         raise VerificationError(
             f"{written.folder}: {module}.weight_scale is {scale.dtype}, which loading casts to {loaded}"
         )
-    codec: Codec = DenseCodec("F8_E4M3")
+    codec = DenseCodec("F8_E4M3")
     if arguments["type"] == "int":
         codec = IntegerCodec(arguments["num_bits"], arguments["group_size"], arguments["symmetric"], scale.dtype)
     told = written.array(f"{module}.weight_shape") if layout == "pack-quantized" else tensors[first].shape
@@ -177,3 +196,23 @@ def _decoder(written: DiskFolder, module: str, group: Mapping[str, Any]) -> tupl
             )
     parts = {name.rpartition(".")[2]: written.array(name) for name in needed}
     return shape, decoded_rows(codec, shape, parts), needed
+
+
+def _small_floats(
+    written: DiskFolder, arguments: Mapping[str, Any], layout: str, first: str
+) -> tuple[Codec, tuple[int, int]] | None:
+    """Return the codec and shape of floats under scales of their own; None for the other layouts."""
+    stored = written.tensors[first]
+    rows, columns = stored.shape[0], stored.shape[-1]
+    if layout == "nvfp4-pack-quantized":
+        return Nvfp4Codec(arguments["group_size"]), (rows, 2 * columns)
+    if layout == "mxfp4-pack-quantized":
+        return MicroscalingCodec("F4_E2M1", arguments["group_size"]), (rows, 2 * columns)
+    if layout == "mxfp8-quantized":
+        return MicroscalingCodec("F8_E4M3", arguments["group_size"]), (rows, columns)
+    strategy = arguments["strategy"]
+    if layout == "float-quantized" and strategy in ("block", "tensor"):
+        block = arguments["block_structure"] if strategy == "block" else (None, None)
+        scale = written.tensors[first.removesuffix("weight") + "weight_scale"]
+        return Float8Codec(stored.dtype, block[0], block[1], scale.dtype), (rows, columns)
+    return None

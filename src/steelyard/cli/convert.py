@@ -1,0 +1,67 @@
+"""`steelyard convert`: the same numbers in another format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+_FORMATS = (
+    "compressed-tensors",
+    "steelyard",
+    "dense",
+    "gptq",
+    "gptq-v2",
+    "awq",
+    "bitsandbytes",
+    "fp8",
+)
+
+
+@click.command("convert")
+@click.argument("model")
+@click.option("--format", "format_name", type=click.Choice(_FORMATS), required=True, help="what to write")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
+@click.option("--requantize", is_flag=True, help="round anew what the format cannot hold as it is")
+@click.option("--max-shard-size", default="5GB", show_default=True, help="begin a new file above this size")
+@click.option("--resume", is_flag=True, help="continue an interrupted run")
+@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+def command(
+    model: str,
+    format_name: str,
+    out: Path,
+    requantize: bool,
+    max_shard_size: str,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Write the quantized folder MODEL in another format, the same numbers bit for bit."""
+    from steelyard.cli.console import progress, show_json
+    from steelyard.formats.convert import convert_folder
+    from steelyard.jobs import resolve
+    from steelyard.units import format_size, parse_size
+
+    result = convert_folder(
+        resolve(model),
+        out,
+        format_name,
+        requantize=requantize,
+        max_shard_size=parse_size(max_shard_size),
+        resume=resume,
+        progress=progress(),
+    )
+    if as_json:
+        show_json(result.to_dict())
+        return
+    click.echo(
+        f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), from "
+        f"{format_size(result.source_bytes)}; {len(result.exact)} encoded tensors read as the same numbers"
+    )
+    if result.requantized:
+        worst = max(result.requantized, key=lambda name: result.requantized[name])
+        click.echo(
+            f"{len(result.requantized)} were rounded anew; largest relative error "
+            f"{result.requantized[worst]:.4f}, {worst}"
+        )
+    if result.plain:
+        click.echo(f"{len(result.plain)} became plain numbers of the model's type")
