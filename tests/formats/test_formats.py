@@ -61,9 +61,9 @@ def test_verification_passes(written: Build, kind: str, dtype: str, format_name:
 
 
 def test_names_are_found_with_a_hint() -> None:
-    assert set(FORMATS) == {"compressed-tensors", "steelyard", "dense"}
-    with pytest.raises(UserError, match="available: compressed-tensors, steelyard, dense"):
-        get("gguf")
+    assert set(FORMATS) == {"compressed-tensors", "steelyard", "gguf", "dense"}
+    with pytest.raises(UserError, match="available: compressed-tensors, steelyard, gguf, dense"):
+        get("onnx")
 
 
 def spec(config: dict[str, object], dtype: str = "BF16", columns: int = 64) -> ModelSpec:

@@ -8,6 +8,7 @@ from steelyard.budget.plan import Plan, plan_files
 from steelyard.budget.provenance import FILE_NAME, read
 from steelyard.errors import UserError, VerificationError
 from steelyard.formats import get as get_format
+from steelyard.formats.container import bound
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import open_model
 from steelyard.progress import SILENT, Progress
@@ -38,7 +39,7 @@ def audit(folder: Path, against: str | None = None, progress: Progress = SILENT)
             if found.get(name) != digest:
                 raise UserError(f"{against} is not the model {folder} was made from: {name} differs")
         plan = Plan.from_dict(sections["plan"])
-        format = get_format(plan.format)
+        format = bound(get_format(plan.format), opened.checkpoint, opened.spec)
         checks += verify_folder(
             folder,
             plan_files(plan, opened.spec, format),

@@ -9,6 +9,7 @@ from typing import Literal
 from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats.base import scale_dtype
+from steelyard.formats.container import Container
 from steelyard.spec import ModelSpec, TensorSpec
 
 Effort = Literal["quick", "good", "best"]
@@ -104,13 +105,19 @@ def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True) -
         grouped = {member: group.name for group in spec.groups for member in group.members}
     members: dict[str, list[str]] = {}
     for name in spec.tensors:
+        if isinstance(format, Container) and format.kept(spec, name) is None:
+            continue
         members.setdefault(grouped.get(name, name), []).append(name)
     return [_offer(spec, format, effort, group, names) for group, names in members.items()]
 
 
 def _offer(spec: ModelSpec, format: Format, effort: Effort, group: str, names: Sequence[str]) -> Offer:
-    as_stored: Choice = tuple((name, None) for name in names)
     tensors = [spec.tensors[name] for name in names]
+    if isinstance(format, Container):
+        kept: Choice = tuple((name, format.kept(spec, name)) for name in names)
+        bought = (codec for codec in format.menu(spec, tensors, effort) if (names[0], codec) not in kept)
+        return Offer(group, (kept, *(tuple((name, codec) for name in names) for codec in bought)))
+    as_stored: Choice = tuple((name, None) for name in names)
     if not all(tensor.dtype in ("F32", "F16", "BF16") for tensor in tensors):
         return Offer(group, (as_stored,))
     aliases = [alias for alias, table in spec.ties.items() if table in names and alias.endswith(".weight")]

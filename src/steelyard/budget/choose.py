@@ -9,6 +9,7 @@ from steelyard.budget.planning import Planner
 from steelyard.budget.request import Budget
 from steelyard.errors import UserError
 from steelyard.formats import get as get_format
+from steelyard.formats.container import bound
 from steelyard.jobs import OpenModel
 
 
@@ -38,6 +39,10 @@ def choose_format(opened: OpenModel, options: FitOptions, budget: Budget) -> Cho
     """
     ecosystem = Planner(opened, get_format("compressed-tensors"), options)
     native = Planner(opened, get_format("steelyard"), options)
+    if options.format == "gguf":
+        gguf = Planner(opened, bound(get_format("gguf"), opened.checkpoint, opened.spec), options)
+        gguf.require_feasible(budget.nbytes)
+        return ChosenFormat(gguf, _if_feasible(native, budget), ())
     if options.format == "dense":
         dense = Planner(opened, get_format("dense"), options)
         dense.require_feasible(budget.nbytes)

@@ -16,10 +16,11 @@ from steelyard.codecs import Codec, require_finite
 from steelyard.errors import WeightError
 from steelyard.formats import Format
 from steelyard.formats.base import tensor_of
+from steelyard.formats.container import entry_bytes
 from steelyard.parallel import map_threads, single_threaded_blas
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
-from steelyard.weights import Checkpoint, StoredTensor, entry_bytes_bound
+from steelyard.weights import Checkpoint, StoredTensor
 
 DamageTable = dict[tuple[str, Codec, bool], float]
 """Predicted damage by tensor of the result, its codec, and whether a tied table is written apart from its head."""
@@ -44,7 +45,8 @@ def choice_bytes(spec: ModelSpec, format: Format, choice: Choice, digits: int) -
     Args:
         digits: of the largest offset in a file.
     """
-    return sum(tensor.nbytes + entry_bytes_bound(tensor, digits) for tensor in choice_tensors(spec, format, choice))
+    tensors = choice_tensors(spec, format, choice)
+    return sum(tensor.nbytes + entry_bytes(format, tensor, digits) for tensor in tensors)
 
 
 def byte_curves(spec: ModelSpec, format: Format, menu: Sequence[Offer], digits: int) -> list[Curve]:

@@ -9,6 +9,7 @@ import numpy as np
 from steelyard.budget.knowledge import Knowledge
 from steelyard.budget.plan import TensorPlan
 from steelyard.codecs import Codec, DenseCodec, IntegerCodec, SumCodec, require_finite
+from steelyard.codecs.gguf import GgufCodec
 from steelyard.edits import registry
 from steelyard.edits.quantize.statistics import Statistics
 from steelyard.errors import UserError
@@ -34,6 +35,8 @@ def rounding_of(codec: Codec | None, rounding: str) -> str:
     """Return the method that encodes `codec` where integers are rounded by `rounding`."""
     if codec is None or isinstance(codec, DenseCodec):
         return ""
+    if isinstance(codec, GgufCodec):
+        return "gguf"
     return "low-rank" if isinstance(codec, SumCodec) else rounding
 
 

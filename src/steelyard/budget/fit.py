@@ -189,5 +189,6 @@ def _report(
 _LOADS_IN = {
     "compressed-tensors": "plain transformers",
     "dense": "plain transformers",
+    "gguf": "llama.cpp and what is built on it",
     "steelyard": "transformers after `import steelyard`",
 }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from steelyard.budget.candidates import Effort
 
-FormatName = Literal["auto", "compressed-tensors", "steelyard", "dense"]
+FormatName = Literal["auto", "compressed-tensors", "steelyard", "gguf", "dense"]
 
 
 class FitOptions(BaseModel):

@@ -11,8 +11,9 @@ from typing import Any
 from steelyard import codecs
 from steelyard.codecs import Codec
 from steelyard.formats import Format
+from steelyard.formats.container import layout_of
 from steelyard.spec import ModelSpec
-from steelyard.weights.layout import Layout, StoredTensor, plan_layout
+from steelyard.weights.layout import Layout, StoredTensor
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,4 @@ def stored_tensors(plan: Plan, spec: ModelSpec, format: Format) -> dict[str, lis
 def plan_files(plan: Plan, spec: ModelSpec, format: Format) -> Layout:
     """Return the files the plan writes, to the byte."""
     stored = stored_tensors(plan, spec, format)
-    return plan_layout([tensor for group in stored.values() for tensor in group], plan.max_shard_size)
+    return layout_of(format, [tensor for group in stored.values() for tensor in group], plan.max_shard_size)

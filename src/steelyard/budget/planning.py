@@ -17,10 +17,10 @@ from steelyard.budget.plan import Plan, TensorPlan
 from steelyard.budget.solve import Solution, require_feasible, smallest_choice, solve
 from steelyard.errors import UserError
 from steelyard.formats import Format
+from steelyard.formats.container import Container, layout_of
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
 from steelyard.units import parse_size
-from steelyard.weights import plan_layout
 
 _ROUNDING = {"quick": "rtn", "good": "gptq", "best": "gptq"}
 
@@ -47,7 +47,8 @@ class Planner:
         self.opened, self.format, self.options = opened, format, options
         self._max_shard_size = parse_size(options.max_shard_size)
         self._digits = len(str(opened.checkpoint.weight_bytes * 2))
-        self.menu = _without(offers(opened.spec, format, options.effort, options.fuse), options.keep)
+        fuse = options.fuse and not (isinstance(format, Container) and not format.fuses)
+        self.menu = _without(offers(opened.spec, format, options.effort, fuse), options.keep)
         self._curves: list[Curve] | None = None
         self.known: DamageTable = {}
 
@@ -90,7 +91,7 @@ class Planner:
             for offer, index in zip(self.menu, choice, strict=True)
             for tensor in choice_tensors(self.opened.spec, self.format, offer.choices[index])
         ]
-        return plan_layout(tensors, self._max_shard_size).total_bytes
+        return layout_of(self.format, tensors, self._max_shard_size).total_bytes
 
     def plan(self, budget: int, request: Mapping[str, Any]) -> PlannedFit:
         """Return the plan of least predicted damage under a budget.

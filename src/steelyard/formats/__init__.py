@@ -6,10 +6,11 @@ from steelyard.errors import UserError
 from steelyard.formats.base import Format
 from steelyard.formats.compressed_tensors import CompressedTensorsFormat
 from steelyard.formats.dense import DenseFormat
+from steelyard.formats.gguf import GgufFormat
 from steelyard.formats.native import NativeFormat
 
 FORMATS: dict[str, Format] = {
-    format.name: format for format in (CompressedTensorsFormat(), NativeFormat(), DenseFormat())
+    format.name: format for format in (CompressedTensorsFormat(), NativeFormat(), GgufFormat(), DenseFormat())
 }
 
 
@@ -24,4 +25,4 @@ def get(name: str) -> Format:
     return FORMATS[name]
 
 
-__all__ = ["FORMATS", "CompressedTensorsFormat", "DenseFormat", "Format", "NativeFormat", "get"]
+__all__ = ["FORMATS", "CompressedTensorsFormat", "DenseFormat", "Format", "GgufFormat", "NativeFormat", "get"]

@@ -9,8 +9,10 @@ from typing import Any, Self
 import numpy as np
 
 from steelyard.codecs import Codec
+from steelyard.errors import UserError
 from steelyard.formats.entries import read_entries
 from steelyard.formats.entry import Entry
+from steelyard.formats.gguf.reading import GgufWeights, gguf_file
 from steelyard.weights import Checkpoint
 
 
@@ -37,11 +39,13 @@ class LogicalCheckpoint:
 
     @classmethod
     def open(cls, location: str | Path) -> LogicalCheckpoint:
-        """Open a folder, or anything else `weights.Checkpoint.open` takes.
+        """Open a folder, a GGUF file, or anything else `weights.Checkpoint.open` takes.
 
         Raises:
             UserError: if it is damaged, or quantized in a way that cannot be read.
         """
+        if (file := gguf_file(location)) is not None:
+            return GgufModel(file)
         checkpoint = Checkpoint.open(location)
         try:
             return cls(checkpoint)
@@ -109,3 +113,50 @@ class LogicalCheckpoint:
     def __repr__(self) -> str:
         counts = f"{len(self._names)} tensors, {len(self.entries)} encoded"
         return f"LogicalCheckpoint({self.checkpoint.location!r}, {counts})"
+
+
+class GgufModel(LogicalCheckpoint):
+    """Logical tensors of a GGUF file, alone or in a folder with the files of the Hugging Face model.
+
+    Attributes:
+        weights: the file's tensors.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.weights = GgufWeights(file)
+        self.entries = {}
+        self._names = list(self.weights.infos)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The content of config.json, or what the keys of the file amount to."""
+        return {key: value for key, value in self.weights.config.items() if key != "quantization_config"}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of a logical tensor."""
+        return self.weights.shape(name)
+
+    def codec(self, name: str) -> Codec | None:
+        """Return the type of a tensor's blocks, None where it is stored as plain numbers."""
+        return self.weights.codec(name)
+
+    def stored_bytes(self, name: str) -> int:
+        """Return the bytes of data that stand for a tensor."""
+        return self.weights.infos[name].nbytes
+
+    def tensor(self, name: str) -> np.ndarray:
+        """Return a tensor: float32 where it was encoded, else as it is stored."""
+        if name not in self.weights.infos:
+            raise UserError(f"{self.weights.location} has no tensor {name}")
+        return self.weights.tensor(name)
+
+    def parts(self, name: str) -> dict[str, np.ndarray]:
+        """Return the blocks of an encoded tensor, rows in the order of the model."""
+        return self.weights.parts(name)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.weights.close()
+
+    def __repr__(self) -> str:
+        return f"GgufModel({self.weights.location!r}, {len(self._names)} tensors)"

@@ -67,6 +67,10 @@ def verify_folder(
     Raises:
         VerificationError: naming the file or tensor that is not as planned.
     """
+    if layout.files[0].name.endswith(".gguf"):
+        from steelyard.formats.gguf.verify import verify_gguf
+
+        return verify_gguf(folder, layout, errors, original, expected, progress)
     sizes = _sizes(folder, layout)
     written = DiskFolder(folder)
     declared = read_declared(written, expected)
@@ -124,7 +128,7 @@ def _decoded(
         before = original(name)
         if name in errors:
             decoded = declared.rows.get(name) or float_rows(written.array(name))
-            error = _error(before.T if name in declared.transposed else before, decoded)
+            error = error_of(before.T if name in declared.transposed else before, decoded)
             if not abs(error - errors[name]) <= _TOLERANCE * (1 + errors[name]):
                 raise VerificationError(
                     f"{folder}: {name} misses its original by {error:.6g}, {errors[name]:.6g} was recorded"
@@ -149,10 +153,11 @@ def relative_error(original: np.ndarray, decoded: np.ndarray) -> float:
 
     Rows are summed in float32 and their sums in float64, by chunks, without a copy of either tensor.
     """
-    return _error(original, float_rows(decoded))
+    return error_of(original, float_rows(decoded))
 
 
-def _error(original: np.ndarray, decoded: Rows) -> float:
+def error_of(original: np.ndarray, decoded: Rows) -> float:
+    """Return `relative_error` of a tensor that is decoded by rows."""
     matrix = original.reshape(original.shape[0] if original.ndim else 1, -1)
     rows, columns = matrix.shape
     compiled = decoded if isinstance(decoded, PackedRows) and original.dtype == ml_dtypes.bfloat16 else None

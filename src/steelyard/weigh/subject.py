@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -9,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import UserError
+from steelyard.formats.gguf.header import SUFFIX, GgufInfo, read_gguf
+from steelyard.formats.gguf.names import hub_config, hub_name
 from steelyard.spec import ModelSpec
-from steelyard.weigh.gguf import SUFFIX, read_gguf
-from steelyard.weigh.gguf_names import hub_config, hub_name
 from steelyard.weigh.holding import Holding
 from steelyard.weigh.native import read_native
 from steelyard.weigh.packed import is_loose_scale, plain, read_packed
@@ -24,6 +25,7 @@ from steelyard.weights.stores import LocalStore, Store
 from steelyard.weights.strict_json import parse_strict
 
 _NATIVE = "steelyard"
+_PLAIN = ("F64", "F32", "F16", "BF16")
 _DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "float64": "F64"}
 
 
@@ -140,7 +142,7 @@ def _from_spec(spec: ModelSpec, location: str) -> Subject:
 
 def _from_gguf(text: str, store: Store, files: Sequence[str]) -> Subject:
     headers = [read_gguf(store, file) for file in files]
-    found = {name: holding for header in headers for name, holding in header.tensors.items()}
+    found = {name: _held(info) for header in headers for name, info in header.tensors.items()}
     if not found:
         raise UserError(f"{text} holds no tensors")
     config = hub_config(headers[0].metadata, {name: holding.shape for name, holding in found.items()})
@@ -169,6 +171,13 @@ def _from_gguf(text: str, store: Store, files: Sequence[str]) -> Subject:
         "GGUF " + ", ".join(sorted(kinds)) if kinds else "",
         notes,
     )
+
+
+def _held(info: GgufInfo) -> Holding:
+    kind = info.kind
+    blocks = math.prod(info.shape) // kind.numbers
+    sizes = (kind.codes * blocks, kind.scales * blocks, kind.minima * blocks)
+    return Holding(info.name, info.shape, kind.name, (info.name,), *sizes, plain=kind.name in _PLAIN)
 
 
 def _from_checkpoint(text: str, checkpoint: Checkpoint) -> Subject:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from steelyard.codecs.gguf.types import TYPES
+from steelyard.codecs.gguf.types import TYPES, BlockType
 from steelyard.errors import UserError
-from steelyard.weigh.holding import Holding
 from steelyard.weights.stores import Store
 
 SUFFIX = ".gguf"
@@ -23,9 +22,30 @@ _MOST_BYTES = 1 << 28
 _MOST_ITEMS = 1 << 24
 
 
-_PLAIN = ("F64", "F32", "F16", "BF16")
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class GgufInfo:
+    """One tensor of a file.
+
+    Attributes:
+        name: as the file has it.
+        shape: row-major, as numpy has it: the reverse of the file's order.
+        kind: its type.
+        offset: of its first byte, counted from the start of the data.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    kind: BlockType
+    offset: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its data."""
+        return math.prod(self.shape) // self.kind.numbers * self.kind.nbytes
 
 
 @dataclass(frozen=True)
@@ -35,12 +55,12 @@ class GgufHeader:
     Attributes:
         nbytes: bytes before the data.
         metadata: its keys; arrays (vocabularies) are counted, not kept.
-        tensors: what each tensor takes, by name.
+        tensors: where and how each tensor is stored, by name.
     """
 
     nbytes: int
     metadata: Mapping[str, Any]
-    tensors: Mapping[str, Holding]
+    tensors: Mapping[str, GgufInfo]
 
 
 def read_gguf(store: Store, file: str) -> GgufHeader:
@@ -83,14 +103,14 @@ class _Reader:
         alignment = metadata.get("general.alignment", 32)
         if not isinstance(alignment, int) or alignment < 1 or alignment > 1 << 20:
             raise self._bad(f"general.alignment is {alignment!r}")
-        found: dict[str, Holding] = {}
+        found: dict[str, GgufInfo] = {}
         last = 0
         for _ in range(tensors):
-            holding, offset = self._tensor(alignment)
-            if holding.name in found:
-                raise self._bad(f"tensor {holding.name!r} is named twice")
-            found[holding.name] = holding
-            last = max(last, offset + holding.nbytes)
+            info = self._tensor(alignment)
+            if info.name in found:
+                raise self._bad(f"tensor {info.name!r} is named twice")
+            found[info.name] = info
+            last = max(last, info.offset + info.nbytes)
         start = -(-self._position // alignment) * alignment
         if start + last > self._size:
             raise UserError(
@@ -98,7 +118,7 @@ class _Reader:
             )
         return GgufHeader(start, metadata, found)
 
-    def _tensor(self, alignment: int) -> tuple[Holding, int]:
+    def _tensor(self, alignment: int) -> GgufInfo:
         name = self._text()
         dimensions = self._number("<I")
         if dimensions > 8:
@@ -112,12 +132,7 @@ class _Reader:
         elements = math.prod(shape)
         if (shape[-1] if shape else 1) % kind.numbers or offset % alignment or elements >= 1 << 62:
             raise self._bad(f"tensor {name[:200]!r} of {kind.name} has shape {list(shape)} at byte {offset}")
-        blocks = elements // kind.numbers
-        holding = Holding(
-            name, shape, kind.name, (name,), kind.codes * blocks, kind.scales * blocks, kind.minima * blocks,
-            plain=kind.name in _PLAIN,
-        )  # fmt: skip
-        return holding, offset
+        return GgufInfo(name, shape, kind, offset)
 
     def _value(self, kind: int) -> Any:
         if kind in _SCALARS:

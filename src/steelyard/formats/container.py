@@ -1,0 +1,74 @@
+"""Formats whose weights do not lie in safetensors files: what they decide beside what every format does."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Self
+
+from steelyard.codecs import Codec
+from steelyard.formats.base import Format
+from steelyard.spec import ModelSpec, TensorSpec
+from steelyard.weights import Checkpoint, Layout, StoredTensor, entry_bytes_bound, plan_layout
+
+
+class Container(ABC):
+    """A format with weight files of its own kind. Every tensor it writes has a codec; nothing is left as it lies.
+
+    Attributes:
+        fuses: whether engines need one codec for the tensors they run as one.
+    """
+
+    fuses = False
+
+    @abstractmethod
+    def bound_to(self, checkpoint: Checkpoint, spec: ModelSpec) -> Self:
+        """Return the format for one model: its files may hold more than tensors, such as the vocabulary.
+
+        Raises:
+            UserError: if such a model cannot be written.
+        """
+
+    @abstractmethod
+    def kept(self, spec: ModelSpec, name: str) -> Codec | None:
+        """Return what a tensor is stored as where nothing is bought for it; None if it is left out."""
+
+    @abstractmethod
+    def menu(self, spec: ModelSpec, tensors: Sequence[TensorSpec], effort: str) -> Iterator[Codec]:
+        """Yield what may be bought for tensors that share one codec."""
+
+    @abstractmethod
+    def layout(self, tensors: Sequence[StoredTensor]) -> Layout:
+        """Return the files, to the byte."""
+
+    @abstractmethod
+    def entry_bytes(self, tensor: StoredTensor) -> int:
+        """Return the most bytes that a tensor adds to a file beside its data."""
+
+
+def bound(format: Format, checkpoint: Checkpoint, spec: ModelSpec) -> Format:
+    """Return a format as it writes one model."""
+    if isinstance(format, Container):
+        ready: Format = format.bound_to(checkpoint, spec)
+        return ready
+    return format
+
+
+def layout_of(format: Format, tensors: Sequence[StoredTensor], max_shard_size: int) -> Layout:
+    """Return the files in which a format puts tensors, to the byte."""
+    if isinstance(format, Container):
+        return format.layout(tensors)
+    return plan_layout(tensors, max_shard_size)
+
+
+def entry_bytes(format: Format, tensor: StoredTensor, digits: int) -> int:
+    """Return an upper bound of the bytes a tensor adds to a format's files beside its data.
+
+    Args:
+        format: the format.
+        tensor: what is stored.
+        digits: of the largest offset in a file.
+    """
+    if isinstance(format, Container):
+        return format.entry_bytes(tensor)
+    return entry_bytes_bound(tensor, digits)

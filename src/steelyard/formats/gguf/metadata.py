@@ -1,0 +1,96 @@
+"""The keys with which a GGUF file describes its model: sizes, constants and positions from config.json.
+
+Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, and llama.cpp's `llama-arch.cpp`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from steelyard.errors import UserError
+from steelyard.formats.gguf.names import Family
+from steelyard.spec import ModelSpec
+
+Value = str | bool | int | float | list[str] | list[int] | list[float]
+"""Written as the type it has: whole numbers as u32 (in arrays i32), others as f32."""
+
+QUANTIZATION_VERSION = 2
+
+_LINEAR = ("gpt2", "gptneox", "bert")
+
+
+def model_keys(spec: ModelSpec, family: Family) -> dict[str, Value]:
+    """Return the keys that describe a model.
+
+    Raises:
+        UserError: if its positions are scaled in a way that GGUF has by tensors, or its activation is another.
+    """
+    assert spec.architecture is not None
+    settings = spec.architecture.settings(spec.config)
+
+    def size(axis: str) -> int:
+        return spec.architecture.axis_size(axis, settings)  # type: ignore[union-attr]
+
+    context = "position" if "position" in spec.architecture.sizes else ""
+    heads, head_dim = size("head"), size("head_dim")
+    keys: dict[str, Value] = {
+        "context_length": size(context) if context else _first(spec.config, "max_position_embeddings", 2048),
+        "embedding_length": size("hidden"),
+        "block_count": size("layer"),
+        "feed_forward_length": size("ffn"),
+        "attention.head_count": heads,
+        "vocab_size": size("vocab"),
+    }
+    if family.name in _LINEAR:
+        names = ("layer_norm_eps", "layer_norm_epsilon")
+        keys["attention.layer_norm_epsilon"] = float(
+            _first(spec.config, names, 1e-12 if family.name == "bert" else 1e-5)
+        )
+    else:
+        keys["attention.head_count_kv"] = size("kv_head")
+        keys["attention.key_length"] = keys["attention.value_length"] = head_dim
+        keys["attention.layer_norm_rms_epsilon"] = float(_first(spec.config, "rms_norm_eps", 1e-6))
+        keys |= _rotary(spec.config, head_dim)
+    if family.name == "gptneox":
+        keys |= _rotary(spec.config, int(head_dim * float(_rotary_share(spec.config))))
+        keys["use_parallel_residual"] = bool(_first(spec.config, "use_parallel_residual", True))
+    if family.name == "bert":
+        keys["attention.causal"] = False
+        keys["pooling_type"] = 1  # the mean, as sentence encoders take it
+    _require_activation(spec, family)
+    return {f"{family.name}.{key}": value for key, value in keys.items()}
+
+
+def _rotary(config: Mapping[str, Any], dimensions: int) -> dict[str, Value]:
+    scaling = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+    base = scaling.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
+    keys: dict[str, Value] = {"rope.freq_base": float(base), "rope.dimension_count": dimensions}
+    kind = scaling.get("rope_type") or scaling.get("type") or "default"
+    if kind == "linear":
+        keys["rope.scaling.type"] = "linear"
+        keys["rope.scaling.factor"] = float(scaling["factor"])
+    elif kind != "default":
+        raise UserError(f"positions scaled by {kind!r} cannot be written to GGUF; default and linear ones can")
+    return keys
+
+
+def _rotary_share(config: Mapping[str, Any]) -> float:
+    nested = dict(config.get("rope_parameters") or {})
+    return float(nested.get("partial_rotary_factor") or _first(config, "rotary_pct", 0.25))
+
+
+def _require_activation(spec: ModelSpec, family: Family) -> None:
+    found = str(_first(spec.config, ("hidden_act", "activation_function"), ""))
+    accepted = (
+        ("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "") if family.name in _LINEAR else ("silu", "")
+    )
+    if found not in accepted:
+        raise UserError(f"the activation {found!r} is not what llama.cpp computes for {family.name}")
+
+
+def _first(config: Mapping[str, Any], names: str | tuple[str, ...], default: Any) -> Any:
+    for name in (names,) if isinstance(names, str) else names:
+        if config.get(name) is not None:
+            return config[name]
+    return default

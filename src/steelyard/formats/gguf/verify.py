@@ -1,0 +1,197 @@
+"""The check of a written GGUF file by a reader of its own, which takes weights one bit field at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from steelyard.errors import VerificationError
+from steelyard.formats.gguf.names import FAMILIES, gguf_name
+from steelyard.formats.independent import Rows, float_rows
+from steelyard.formats.verify import Check, error_of
+from steelyard.progress import Progress
+from steelyard.spec import ModelSpec
+from steelyard.weights.layout import Layout
+
+_TOLERANCE = 1e-6
+_FLOATS: dict[int, Any] = {0: np.float32, 1: np.float16, 30: ml_dtypes.bfloat16}
+# Weights and bytes of a block, from ggml's documentation.
+_BLOCKS = {
+    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84), 11: (256, 110), 12: (256, 144),
+    13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136), 34: (256, 54), 35: (256, 66), 39: (32, 17),
+}  # fmt: skip
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+
+@dataclass(frozen=True)
+class _Place:
+    shape: tuple[int, ...]
+    kind: int
+    begin: int
+
+
+class _File:
+    """Places of the tensors of a file, read once from front to back."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = np.memmap(path, np.uint8, "r")
+        magic, version, tensors, keys = struct.unpack("<4sIQQ", self.data[:24].tobytes())
+        if magic != b"GGUF" or version != 3:
+            raise VerificationError(f"{path} is no GGUF file of version 3")
+        self._at = 24
+        self.architecture = ""
+        for _ in range(keys):
+            key = self._text()
+            value = self._skip(self._number("<I"))
+            if key == "general.architecture":
+                self.architecture = str(value)
+        found = {}
+        for _ in range(tensors):
+            name = self._text()
+            sizes = [self._number("<Q") for _ in range(self._number("<I"))]
+            found[name] = (tuple(sizes[::-1]), self._number("<I"), self._number("<Q"))
+        start = -(-self._at // 32) * 32
+        self.tensors = {name: _Place(shape, kind, start + at) for name, (shape, kind, at) in found.items()}
+        self._require_no_holes(path, start)
+
+    def _require_no_holes(self, path: Path, start: int) -> None:
+        position = start
+        for name, place in self.tensors.items():
+            if place.begin != position:
+                raise VerificationError(f"{path}: {name} lies at byte {place.begin}, not {position}")
+            position += -(-self.nbytes(name) // 32) * 32
+        if position != len(self.data):
+            raise VerificationError(f"{path} does not end with its last tensor")
+
+    def nbytes(self, name: str) -> int:
+        """Return the bytes of a tensor's data."""
+        place = self.tensors[name]
+        numbers, each = (
+            _BLOCKS[place.kind] if place.kind in _BLOCKS else (1, np.dtype(_FLOATS[place.kind]).itemsize)
+        )
+        return math.prod(place.shape) // numbers * each
+
+    def array(self, name: str) -> np.ndarray:
+        """Return the bytes of each row of blocks, or the numbers."""
+        place = self.tensors[name]
+        data = self.data[place.begin : place.begin + self.nbytes(name)]
+        if place.kind in _BLOCKS:
+            return data.reshape(place.shape[0], -1)
+        numbers: np.ndarray = data.view(_FLOATS[place.kind]).reshape(place.shape)
+        return numbers
+
+    def _number(self, form: str) -> int:
+        size = struct.calcsize(form)
+        self._at += size
+        (value,) = struct.unpack(form, self.data[self._at - size : self._at].tobytes())
+        return int(value)
+
+    def _text(self) -> str:
+        length = self._number("<Q")
+        self._at += length
+        return self.data[self._at - length : self._at].tobytes().decode()
+
+    def _skip(self, kind: int) -> str:
+        if kind == 8:
+            return self._text()
+        if kind == 9:
+            inner, count = self._number("<I"), self._number("<Q")
+            if inner == 8:
+                for _ in range(count):
+                    self._text()
+            else:
+                self._at += count * _SIZES[inner]
+            return ""
+        self._at += _SIZES[kind]
+        return ""
+
+
+def verify_gguf(
+    folder: Path,
+    layout: Layout,
+    errors: Mapping[str, float],
+    original: Callable[[str], np.ndarray],
+    expected: Mapping[str, tuple[int, ...]],
+    progress: Progress,
+) -> list[Check]:
+    """Check a written folder; see `formats.verify.verify_folder`.
+
+    Raises:
+        VerificationError: naming the file or tensor that is not as planned.
+    """
+    (planned,) = layout.files
+    weights = sorted(path.name for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
+    if weights != [planned.name] or (folder / planned.name).stat().st_size != planned.size:
+        raise VerificationError(
+            f"{folder} holds {', '.join(weights)}; {planned.name} of {planned.size:,} was planned"
+        )
+    config = json.loads((folder / "config.json").read_bytes())
+    file = _File(folder / planned.name)
+    spec = ModelSpec.build(config, {name: (shape, "F32") for name, shape in expected.items()})
+    family = FAMILIES[str(config["model_type"])]
+    names = {name: str(gguf_name(spec, family, name)) for name in expected}
+    if file.architecture != family.name or set(names.values()) != set(file.tensors):
+        odd = sorted(set(names.values()) ^ set(file.tensors)) or [file.architecture]
+        raise VerificationError(f"{folder / planned.name}: {odd[0]} is not as planned")
+    progress.start("verifying", sum(math.prod(shape) for shape in expected.values()))
+    worst = 0.0
+    for name in expected:
+        before = original(name)
+        before = before.T if spec.tensors[name].transposed else before
+        place, stored = file.tensors[names[name]], file.array(names[name])
+        if place.shape != before.shape:
+            raise VerificationError(
+                f"{folder}: {names[name]} has shape {list(place.shape)}, not {list(before.shape)}"
+            )
+        stored = _in_order(stored, spec, name, family.name)
+        rows = float_rows(stored) if place.kind in _FLOATS else _rows(stored, place)
+        error = error_of(before, rows)
+        if not abs(error - errors[name]) <= _TOLERANCE * (1 + errors[name]):
+            raise VerificationError(
+                f"{folder}: {names[name]} misses {name} by {error:.6g}, {errors[name]:.6g} was recorded"
+            )
+        worst = max(worst, error)
+        progress.advance(before.size)
+    progress.finish()
+    encoded = sum(place.kind in _BLOCKS for place in file.tensors.values())
+    return [
+        Check("bytes as planned", "pass", f"{planned.size:,} bytes in {planned.name}"),
+        Check("every tensor in its place", "pass", f"{encoded} tensors of blocks, no holes, no overlaps"),
+        Check("no tensor missing or new", "pass", f"{len(expected)} tensors"),
+        Check("decoded as recorded", "pass", f"largest relative error {worst:.4f}"),
+    ]
+
+
+def _rows(data: np.ndarray, place: _Place) -> Rows:
+    from steelyard.formats.gguf import _second_reader
+
+    def decode(start: int, stop: int) -> np.ndarray:
+        decoded = np.empty((stop - start, place.shape[1]), np.float32)
+        _second_reader.rows(np.ascontiguousarray(data[start:stop]), place.kind, _BLOCKS[place.kind][0], decoded)
+        return decoded
+
+    return decode
+
+
+def _in_order(stored: np.ndarray, spec: ModelSpec, name: str, architecture: str) -> np.ndarray:
+    """Return rows as Hugging Face has them: rotary halves apart, heads of a fused q, k and v together."""
+    role = str(spec.tensors[name].role).removesuffix(".bias")
+    config = spec.config
+    heads = int(config.get("num_attention_heads") or 0)
+    tail = stored.shape[1:]
+    if architecture == "llama" and role in ("attn.q", "attn.k"):
+        count = int(config.get("num_key_value_heads") or heads) if role == "attn.k" else heads
+        turned = stored.reshape(count, -1, 2, *tail).swapaxes(1, 2)
+    elif architecture == "gptneox" and role == "attn.qkv":
+        turned = stored.reshape(3, heads, -1, *tail).swapaxes(0, 1)
+    else:
+        return stored
+    return np.ascontiguousarray(turned).reshape(stored.shape)

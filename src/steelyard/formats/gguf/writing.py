@@ -1,0 +1,97 @@
+"""GGUF version 3 to the byte: the header from keys and tensors, and where every tensor lies.
+
+`GGUF`, version, number of tensors, number of keys; the keys; name, sizes, type and place of every tensor; then the
+data, every tensor at a multiple of the alignment and padded to one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from steelyard.codecs.gguf.types import NUMBERS
+from steelyard.formats.gguf.metadata import Value
+from steelyard.weights import Layout, LayoutFile, StoredTensor
+
+FILE_NAME = "model.gguf"
+ALIGNMENT = 32
+
+# GGUF's numbers of the types of values.
+_UINT32, _INT32, _FLOAT32, _BOOL, _STRING, _ARRAY = 4, 5, 6, 7, 8, 9
+
+
+@dataclass(frozen=True, slots=True)
+class GgufTensor(StoredTensor):
+    """A tensor of a GGUF file: its bytes as the writer sees them, and what they are.
+
+    Attributes:
+        kind: GGUF's type.
+        sizes: of its elements, row-major.
+    """
+
+    kind: str = "F32"
+    sizes: tuple[int, ...] = ()
+
+
+def plan_gguf(tensors: Sequence[StoredTensor], keys: Mapping[str, Value]) -> Layout:
+    """Return the one file of these tensors and keys.
+
+    Args:
+        tensors: in the order of the file, each a `GgufTensor`.
+        keys: what the file says of its model.
+    """
+    infos, offsets, position = [], {}, 0
+    for tensor in tensors:
+        assert isinstance(tensor, GgufTensor)
+        offsets[tensor.name] = position
+        infos.append(_info(tensor, position))
+        position += padded(tensor.nbytes)
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    header += b"".join(_text(key) + _value(value) for key, value in keys.items()) + b"".join(infos)
+    header += bytes(padded(len(header)) - len(header))
+    file = LayoutFile(
+        FILE_NAME,
+        header,
+        {tensor.name: tensor for tensor in tensors},
+        {name: len(header) + offset for name, offset in offsets.items()},
+        len(header) + position,
+    )
+    return Layout((file,), None, file.size)
+
+
+def padded(nbytes: int) -> int:
+    """Return the next multiple of the alignment."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+def info_bytes(tensor: GgufTensor) -> int:
+    """Return the bytes of a tensor's entry in the header."""
+    return len(_info(tensor, 0))
+
+
+def _info(tensor: GgufTensor, offset: int) -> bytes:
+    sizes = tensor.sizes[::-1]  # the fastest axis comes first
+    form = f"<I{len(sizes)}QIQ"
+    return _text(tensor.name) + struct.pack(form, len(sizes), *sizes, NUMBERS[tensor.kind], offset)
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _value(value: Value) -> bytes:
+    if isinstance(value, list):
+        first = value[0] if value else 0
+        if isinstance(first, str):
+            return struct.pack("<IIQ", _ARRAY, _STRING, len(value)) + b"".join(_text(str(item)) for item in value)
+        kind, form = (_FLOAT32, "f") if isinstance(first, float) else (_INT32, "i")
+        return struct.pack(f"<IIQ{len(value)}{form}", _ARRAY, kind, len(value), *value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _text(value)
+    if isinstance(value, bool):
+        return struct.pack("<I?", _BOOL, value)
+    if isinstance(value, int):
+        return struct.pack("<II", _UINT32, value)
+    return struct.pack("<If", _FLOAT32, value)
