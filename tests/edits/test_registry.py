@@ -9,7 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from steelyard.codecs import IntegerCodec, LowRankCodec, SumCodec
+from steelyard.codecs import Codec, IntegerCodec, LowRankCodec, SumCodec
+from steelyard.codecs.gguf import GgufCodec
 from steelyard.edits import registry
 from steelyard.edits.quantize.statistics import Statistics
 from steelyard.errors import UserError
@@ -30,7 +31,8 @@ def test_contract(name: str) -> None:
         assert field.description and not field.is_required()
     weight, moment = correlated(0, 32, 64)
     base = IntegerCodec(bits=3, group_size=32)
-    codec = SumCodec(base, LowRankCodec(2)) if name == "low-rank" else base
+    others: dict[str, Codec] = {"low-rank": SumCodec(base, LowRankCodec(2)), "gguf": GgufCodec("Q4_1")}
+    codec = others.get(name, base)
     before = weight.copy()
     for statistics in (Statistics(moment), Statistics(np.diag(moment)), Statistics()):
         first = method.function(weight, codec, statistics, method.options())

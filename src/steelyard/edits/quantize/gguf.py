@@ -12,6 +12,7 @@ from steelyard.codecs.gguf.types import LEVELS
 from steelyard.edits.quantize.gptq import GptqOptions
 from steelyard.edits.quantize.statistics import Factor, Statistics
 from steelyard.edits.registry import method
+from steelyard.errors import UserError
 
 # Stands for a scale of 0, which the loops divide by: whatever the code, what is decoded is as good as 0.
 _NO_SCALE = 1e-30
@@ -64,8 +65,10 @@ def gguf(
         options: those of GPTQ; the scales are always fixed beforehand.
 
     Raises:
-        UserError: if the statistics do not fit the matrix, or scales lie beyond float16.
+        UserError: if the codec is another, the statistics do not fit the matrix, or scales lie beyond float16.
     """
+    if not isinstance(codec, GgufCodec):
+        raise UserError(f"gguf rounds to GGUF's types, not to {codec.label}; use gptq, or fit --format gguf")
     options = options or GptqOptions()
     statistics = statistics or Statistics()
     columns = weight.shape[1]
