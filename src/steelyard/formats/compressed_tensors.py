@@ -181,12 +181,12 @@ def _ignored(spec: ModelSpec, encoded: set[str]) -> list[str]:
 def _loads_floats(spec: ModelSpec, codec: Codec, shape: tuple[int, int]) -> bool:
     """Tell whether small floats under scales of their own load exactly.
 
-    The loader decodes 4-bit floats in bfloat16 and casts them to the model's type.
+    The loader decodes what has powers of two for scales, and 4-bit floats, in bfloat16, whatever the model is in.
     """
     if isinstance(codec, Nvfp4Codec):
         return load_dtype(spec) == "BF16" and codec.group_size == 16 and shape[1] % 16 == 0
     if isinstance(codec, MicroscalingCodec):
-        exact = load_dtype(spec) in ("BF16", "F32") and codec.element != "F8_E5M2"
+        exact = load_dtype(spec) == "BF16" and codec.element != "F8_E5M2"
         return exact and codec.group_size == 32 and shape[1] % 32 == 0
     if isinstance(codec, Float8Codec) and codec.dtype == "F8_E4M3" and codec.scale_dtype != "F8_E8M0":
         sides = zip(shape, (codec.rows, codec.columns), strict=True)
