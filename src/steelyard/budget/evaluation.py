@@ -86,10 +86,11 @@ def evaluate_fit(
         formats = bench.formats(chosen, planned, result) if options.compare_formats else ()
     certificates = []
     if options.verify == "load":
-        certificates = [
-            load_certificate(staged.folder, progress),
-            agreement_certificate(staged.folder, opened.checkpoint.location, data, result, progress),
-        ]
+        certificates = [load_certificate(staged.folder, progress)]
+        if chosen.planner.format.name != "gguf":  # which transformers decodes into a plain model of its own first
+            certificates.append(
+                agreement_certificate(staged.folder, opened.checkpoint.location, data, result, progress)
+            )
     return Evaluation(
         metrics=metrics_of(result, base),
         damage=_damage(result),

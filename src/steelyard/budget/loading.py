@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.errors import UserError, VerificationError
+from steelyard.formats.gguf.writing import FILE_NAME as GGUF_FILE
 from steelyard.progress import SILENT, Progress
 from steelyard.report import Certificate
 
@@ -24,6 +25,7 @@ _NOISE = 1e-4
 _SCRIPT = """
 import json, sys
 folder, native = sys.argv[1], sys.argv[2] == "1"
+file = {"gguf_file": sys.argv[3]} if len(sys.argv) > 3 else {}
 if native:
     import steelyard
 else:
@@ -37,7 +39,7 @@ if "CausalLM" in names[0]:
     kind = transformers.AutoModelForCausalLM
 elif "MaskedLM" in names[0]:
     kind = transformers.AutoModelForMaskedLM
-model, info = kind.from_pretrained(folder, output_loading_info=True)
+model, info = kind.from_pretrained(folder, output_loading_info=True, **file)
 ids = torch.arange(16)[None] % config.vocab_size
 with torch.no_grad():
     out = model(input_ids=ids)
@@ -57,8 +59,9 @@ def load_certificate(folder: Path, progress: Progress = SILENT) -> Certificate:
     progress.start("loading in transformers", 1)
     quantization = json.loads((folder / "config.json").read_bytes()).get("quantization_config") or {}
     native = quantization.get("quant_method") == "steelyard"
+    file = [GGUF_FILE] if (folder / GGUF_FILE).exists() else []
     ran = subprocess.run(
-        [sys.executable, "-c", _SCRIPT, str(folder), "1" if native else "0"], capture_output=True, text=True
+        [sys.executable, "-c", _SCRIPT, str(folder), "1" if native else "0", *file], capture_output=True, text=True
     )
     progress.finish()
     line = next((line for line in ran.stdout.splitlines() if line.startswith("STEELYARD")), None)
