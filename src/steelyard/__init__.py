@@ -3,7 +3,7 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `measure`, `open`, `load`.
+Jobs: `fit`, `quantize`, `prepare`, `measure`, `weigh`, `spec`, `open`, `load`.
 Errors: `UserError` for what the caller can put right.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import fit, measure, open, prepare, quantize
+    from steelyard.api import fit, measure, open, prepare, quantize, spec, weigh
     from steelyard.errors import SteelyardError, UserError, VerificationError
     from steelyard.loading import load
 
@@ -28,6 +28,8 @@ _HOMES = {
     "quantize": "steelyard.api",
     "measure": "steelyard.api",
     "open": "steelyard.api",
+    "spec": "steelyard.api",
+    "weigh": "steelyard.api",
     "load": "steelyard.loading",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
@@ -45,6 +47,8 @@ __all__ = [
     "open",
     "prepare",
     "quantize",
+    "spec",
+    "weigh",
 ]
 
 # From here on transformers knows folders in Steelyard's own format; it is not imported for that.

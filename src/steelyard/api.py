@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from steelyard.budget.prepare import PrepareResult
     from steelyard.budget.quantize import QuantizeResult
     from steelyard.formats.logical import LogicalCheckpoint
+    from steelyard.spec import ModelSpec
+    from steelyard.weigh.counts import Weighing
 
 
 def fit(
@@ -81,6 +83,36 @@ def measure(
     from steelyard.budget.evaluation import measure_folder
 
     return measure_folder(model, against, data, **options)
+
+
+def weigh(model: str | Path | Mapping[str, Any] | ModelSpec, dtype: str | None = None) -> Weighing:
+    """Return what a model holds, from headers and config alone; shown as a picture in a notebook.
+
+    Args:
+        model: a folder, a .safetensors, .gguf or config .json file, an id in the local Hugging Face cache, an
+            fsspec URL, "reference", a config, or a spec.
+        dtype: element type that a model without weights is weighed in, such as "BF16"; by default its config's.
+
+    Raises:
+        UserError: for anything missing, damaged or contradictory.
+    """
+    from steelyard.jobs import resolve
+    from steelyard.weigh.counts import weigh as count
+
+    return count(resolve(model) if isinstance(model, str | Path) else model, dtype)
+
+
+def spec(config: str | Path | Mapping[str, Any], dtype: str | None = None) -> ModelSpec:
+    """Return the spec of the model that a config describes, without weights.
+
+    Args:
+        config: a config as a mapping (change it and call again to weigh another model), or whatever `weigh` takes.
+        dtype: element type of its tensors, such as "BF16"; by default the config's.
+
+    Raises:
+        UserError: if no table describes the architecture, or the config gives an axis no usable length.
+    """
+    return weigh(config, dtype).spec
 
 
 def open(model: str | Path) -> LogicalCheckpoint:

@@ -9,9 +9,9 @@ a folder as plain transformers loads it.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from steelyard.packages import make_verb
 
 if TYPE_CHECKING:
     from steelyard.measure.calibration import Calibration, CalibrationOptions, DamageTerm
@@ -76,13 +76,4 @@ def __getattr__(name: str) -> Any:
     return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
-class _CallablePackage(ModuleType):
-    """`steelyard.measure` is also the public function of that name, whichever of the two is looked up first."""
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        from steelyard.api import measure
-
-        return measure(*args, **options)
-
-
-sys.modules[__name__].__class__ = _CallablePackage
+make_verb(__name__)

@@ -1,9 +1,11 @@
 """What a model is: roles, named axes, ties and fused groups, from names, shapes and config alone.
 
 Nothing here reads a file or imports torch. `ModelSpec.build` takes a config and the shapes of a checkpoint and
-matches them with the table of the architecture, one file each in `steelyard.spec.architectures`.
+matches them with the table of the architecture, one file each in `steelyard.spec.architectures`. The package is
+also the function `steelyard.spec(config)`.
 """
 
+from steelyard.packages import make_verb
 from steelyard.spec.architecture import Architecture
 from steelyard.spec.cache import KeyValueCache, State
 from steelyard.spec.compute import Attention, Work
@@ -41,3 +43,5 @@ __all__ = [
     "norm",
     "rules",
 ]
+
+make_verb(__name__)

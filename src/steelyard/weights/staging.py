@@ -112,7 +112,8 @@ class Staging:
         usable = self.folder.exists() and self.journal.finished
         if usable and self.journal.plan != plan:
             raise UserError(
-                f"{self.path} holds an unfinished run of other weights or with other options; repeat that one or remove it"
+                f"{self.path} holds an unfinished run of other weights or with other options; repeat that run or "
+                "remove it"
             )
         if not usable or self.journal.plan is None:
             # Nothing was finished yet, or an earlier run was killed just after its rename.
