@@ -8,8 +8,7 @@ import pytest
 from steelyard.codecs.gguf import GgufCodec
 from steelyard.codecs.gguf.types import LEVELS
 from steelyard.edits.quantize.error import error
-from steelyard.edits.quantize.gguf import gguf
-from steelyard.edits.quantize.gptq import GptqOptions
+from steelyard.edits.quantize.gguf import GgufOptions, gguf
 from steelyard.edits.quantize.statistics import Statistics
 
 ROWS, COLUMNS = 24, 512
@@ -39,7 +38,7 @@ def test_later_columns_make_up_for_errors(problem: tuple[np.ndarray, np.ndarray]
 def test_codes_are_those_of_the_plain_loop(problem: tuple[np.ndarray, np.ndarray], kind: str) -> None:
     weight, moment = problem
     codec, levels = GgufCodec(kind), LEVELS[kind]
-    options = GptqOptions()
+    options = GgufOptions()
     found = gguf(weight, codec, Statistics(moment), options)
     factor = Statistics(moment).factor(COLUMNS, options.damping, True)
     assert factor is not None

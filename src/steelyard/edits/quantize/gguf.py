@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.codecs.gguf import GgufCodec
 from steelyard.codecs.gguf.layouts import Fields
 from steelyard.codecs.gguf.types import LEVELS
-from steelyard.edits.quantize.gptq import GptqOptions
 from steelyard.edits.quantize.statistics import Factor, Statistics
 from steelyard.edits.registry import method
 from steelyard.errors import UserError
@@ -17,6 +17,15 @@ from steelyard.errors import UserError
 # Stands for a scale of 0, which the loops divide by: whatever the code, what is decoded is as good as 0.
 _NO_SCALE = 1e-30
 _ROWS = 1024
+
+
+class GgufOptions(BaseModel):
+    """Options of rounding to GGUF's blocks."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    damping: float = Field(default=0.01, ge=0.0, description="share of the mean input power added to every input")
+    block: int = Field(default=128, ge=1, description="columns between two matrix products")
 
 
 @dataclass(frozen=True)
@@ -46,13 +55,13 @@ class Blocks:
     name="gguf",
     summary="blocks of GGUF: scales and minima searched for the calibrated power, columns rounded as by GPTQ",
     paper="Frantar et al. 2022, arXiv 2210.17323, for the rounding under scales chosen beforehand",
-    options=GptqOptions,
+    options=GgufOptions,
 )
 def gguf(
     weight: np.ndarray,
     codec: GgufCodec,
     statistics: Statistics | None = None,
-    options: GptqOptions | None = None,
+    options: GgufOptions | None = None,
 ) -> Blocks:
     """Round a matrix to blocks of one of GGUF's types.
 
@@ -62,14 +71,14 @@ def gguf(
         statistics: of the inputs. With their full second moment each column's error is made up for by later
             columns, under scales searched with what an error then still costs; with its diagonal, or for types
             whose levels are a table, codes are the nearest ones.
-        options: those of GPTQ; the scales are always fixed beforehand.
+        options: see `GgufOptions`.
 
     Raises:
         UserError: if the codec is another, the statistics do not fit the matrix, or scales lie beyond float16.
     """
     if not isinstance(codec, GgufCodec):
         raise UserError(f"gguf rounds to GGUF's types, not to {codec.label}; use gptq, or fit --format gguf")
-    options = options or GptqOptions()
+    options = options or GgufOptions()
     statistics = statistics or Statistics()
     columns = weight.shape[1]
     levels = LEVELS[codec.kind]
@@ -88,7 +97,7 @@ def gguf(
 
 
 def _compensated(
-    weight: np.ndarray, codec: GgufCodec, fields: Fields, factor: Factor, options: GptqOptions
+    weight: np.ndarray, codec: GgufCodec, fields: Fields, factor: Factor, options: GgufOptions
 ) -> np.ndarray:
     """Return codes [out, in] under given scales and minima."""
     from steelyard.edits.quantize import _compensation
