@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from steelyard.budget.encoding import ABSMAX
 from steelyard.budget.quantize import QuantizeOptions, quantize_folder
@@ -19,7 +21,12 @@ from tiny_llama import image, write_tiny
 
 def test_every_method_for_plain_integers_is_on_offer() -> None:
     offered = get_args(QuantizeOptions.model_fields["rounding"].annotation)
-    assert set(offered) == {ABSMAX, *registry.methods()} - {"low-rank"}
+    integers = {
+        name
+        for name, method in registry.methods().items()
+        if inspect.signature(method.function).parameters["codec"].annotation == "IntegerCodec"
+    }
+    assert set(offered) == {ABSMAX, *integers}
 
 
 @pytest.mark.parametrize(
@@ -85,3 +92,44 @@ def test_a_failed_calibration_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.txt"):
         quantize_folder(tmp_path / "model", tmp_path / "out", options)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_corrected_biases_keep_the_mean_of_every_output(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from steelyard.measure import Calibration
+
+    write_tiny(tmp_path / "model", model_type="qwen2", architectures=["Qwen2ForCausalLM"], sliding_window=None)
+    tensors = load_file(tmp_path / "model/model.safetensors")
+    draw = np.random.default_rng(2)
+    for name in [name for name in tensors if name.split(".")[-2] in ("q_proj", "k_proj", "v_proj")]:
+        tensors[name.replace(".weight", ".bias")] = draw.standard_normal(len(tensors[name])).astype(np.float32)
+    save_file(tensors, tmp_path / "model/model.safetensors", metadata={"format": "pt"})
+    np.save(tmp_path / "tokens.npy", draw.integers(3, 128, 4000))
+    kept = tmp_path / "calibration.safetensors"
+    options = QuantizeOptions(
+        bits=3,
+        group_size=32,
+        rounding="hqq",
+        bias_correction=True,
+        data=str(tmp_path / "tokens.npy"),
+        calibration=str(kept),
+        sequences=8,
+        sequence_length=32,
+    )
+    assert quantize_folder(tmp_path / "model", tmp_path / "out", options).encoded == 15 + 6
+    moved = 0
+    with LogicalCheckpoint.open(tmp_path / "out") as made, Calibration.open(kept) as calibration:
+        assert made.config["dtype"] == "float32"
+        for name, weight in tensors.items():
+            bias = name.replace(".weight", ".bias")
+            if bias == name or bias not in tensors:
+                assert name.endswith(".bias") or bias not in tensors
+                continue
+            assert made.tensor(bias).dtype == np.float32
+            mean = calibration.input_mean(name).astype(float)
+            before = weight.astype(float) @ mean + tensors[bias]
+            uncorrected = made.tensor(name).astype(float) @ mean + tensors[bias]
+            after = made.tensor(name).astype(float) @ mean + made.tensor(bias)
+            np.testing.assert_allclose(after, before, atol=1e-5)
+            moved += int(np.abs(uncorrected - before).max() > 1e-3)
+    assert moved == 6

@@ -110,6 +110,7 @@ def test_against_brute_force(kind: str, tiny: Callable[..., Path], tmp_path: Pat
         low, high = calibration.input_range(stored)
         np.testing.assert_allclose(low, x.amin(0), rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(high, x.amax(0), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(calibration.input_mean(stored), x.mean(0), rtol=1e-4, atol=1e-5)
         trace = float(np.trace(calibration.second_moment(stored), dtype=np.float64))
         expected = squares[name] / units
         np.testing.assert_allclose(
@@ -230,7 +231,7 @@ def test_bad_files_are_refused(tiny: Callable[..., Path], tmp_path: Path) -> Non
     path.write_bytes(content[:-10])
     with pytest.raises(UserError):
         Calibration.open(path)
-    path.write_bytes(content.replace(b'\\"version\\":1,', b'\\"version\\":9,'))
+    path.write_bytes(content.replace(b'\\"version\\":2,', b'\\"version\\":9,'))
     with pytest.raises(UserError, match="version 9"):
         Calibration.open(path)
 

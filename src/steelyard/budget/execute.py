@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.budget.encoding import ABSMAX, encode_parts
+from steelyard.budget.bias import planned_parts
+from steelyard.budget.encoding import ABSMAX
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, stored_tensors
 from steelyard.codecs import relative_error
@@ -64,8 +65,7 @@ def write_plan(
     def encoded(name: str) -> tuple[dict[str, np.ndarray], float]:
         item = plan.tensors[name]
         assert item.codec is not None
-        matrix = matrix_of(checkpoint, spec, item.source)
-        parts = encode_parts(item, item.codec, matrix, knowledge.of(name, apart))
+        matrix, parts = planned_parts(name, plan, checkpoint, spec, knowledge, apart)
         return format.pack(spec, name, item.codec, parts), relative_error(item.codec, matrix, parts)
 
     names = [name for name, item in plan.tensors.items() if item.codec is not None]

@@ -36,10 +36,17 @@ class Term:
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What is known about one tensor."""
+    """What is known about one tensor.
+
+    Attributes:
+        statistics: of its inputs, for rounding.
+        terms: what an error in it costs, one for each use.
+        mean: its mean input [in]; None for what is not a linear map.
+    """
 
     statistics: Statistics
     terms: tuple[Term, ...]
+    mean: np.ndarray | None = None
 
     def damage(self, weight: np.ndarray, decoded: np.ndarray) -> float:
         """Return the predicted damage of reading `decoded` for `weight`, both [out, in] or of any equal shape."""
@@ -84,7 +91,9 @@ class KnowledgeBase:
             return Knowledge(Statistics(term.second_moment), (term,))
         if len(terms) > 1:
             return Knowledge(Statistics(self._calibration.second_moment(source)), terms)
-        return Knowledge(self._statistics(self._calibration.moment_key(source)), terms)
+        linear = source in self._calibration.about["owner"]
+        mean = self._calibration.input_mean(source) if linear else None
+        return Knowledge(self._statistics(self._calibration.moment_key(source)), terms, mean)
 
     def _load_statistics(self, key: str) -> Statistics:
         assert self._calibration is not None

@@ -6,8 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.budget.encoding import encode_parts
-from steelyard.budget.execute import matrix_of
+from steelyard.budget.bias import planned_parts
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan
 from steelyard.formats import Format
@@ -38,8 +37,10 @@ class PlannedSource:
         item = self._plan.tensors[name]
         if item.codec is None:
             return self._opened.checkpoint.tensor(item.source)
-        matrix = matrix_of(self._opened.checkpoint, self._opened.spec, item.source)
+        opened = self._opened
         with single_threaded_blas():
-            parts = encode_parts(item, item.codec, matrix, self._knowledge.of(name, self._apart))
+            matrix, parts = planned_parts(
+                name, self._plan, opened.checkpoint, opened.spec, self._knowledge, self._apart
+            )
         decoded = item.codec.decode(parts, matrix.shape)
         return decoded.T if self._opened.spec.tensors[item.source].transposed else decoded

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from steelyard.budget.bias import BIAS_CORRECTION, correctable, weight_of
 from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.dry_run import DryRun
 from steelyard.budget.encoding import rounding_of
@@ -18,7 +19,7 @@ from steelyard.budget.learning import NO_DATA, learn
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import Produced, produce
 from steelyard.budget.workspace import Workspace
-from steelyard.codecs import Codec, IntegerCodec, LowRankCodec, SumCodec
+from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats import get as get_format
 from steelyard.formats.base import scale_dtype
@@ -48,6 +49,7 @@ class QuantizeOptions(BaseModel):
         "compressed-tensors", description="how the result is stored"
     )
     embeddings: bool = Field(False, description="encode embedding tables too, where the format can")
+    bias_correction: bool = Field(False, description="take back by biases what rounding does to mean outputs")
     data: str | None = Field(
         None,
         description="calibration text, as for fit, or none; calibrated methods choose texts if it is not given",
@@ -60,11 +62,14 @@ class QuantizeOptions(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeOptions:
+        if self.bias_correction and self.data == NO_DATA:
+            raise ValueError("bias correction needs the mean input of every layer; give text with data")
         if self.rank is not None and self.format != "steelyard":
             raise ValueError(f"{self.format} has no place for a low-rank correction; rank needs format steelyard")
         if self.rank is not None and self.rounding not in ("gptq", "absmax"):
             raise ValueError(f"a low-rank correction is fitted to GPTQ; rank does not go with {self.rounding}")
-        if self.rank is None and self.rounding in _DATA_FREE and (self.data or self.calibration):
+        free = self.rounding in _DATA_FREE and not self.bias_correction
+        if self.rank is None and free and (self.data or self.calibration):
             raise ValueError(f"{self.rounding} uses no data; leave out data and calibration, or round by gptq")
         return self
 
@@ -80,7 +85,7 @@ class QuantizeOptions(BaseModel):
         if self.data == NO_DATA:
             return False
         asked = self.data is not None or self.calibration is not None
-        return asked or self.rank is not None or self.rounding in _CALIBRATED
+        return asked or self.bias_correction or self.rank is not None or self.rounding in _CALIBRATED
 
     @property
     def eval_data(self) -> str | None:
@@ -137,6 +142,11 @@ def plan_quantize(opened: OpenModel, options: QuantizeOptions) -> tuple[Plan, tu
         if name in matrices and chosen is None:
             kept.append(name)
         tensors[name] = TensorPlan(name, chosen, rounding_of(chosen, options.rounding))
+    if options.bias_correction:
+        for name in correctable(opened.spec):
+            if tensors[weight_of(name)].codec is not None:
+                same = DenseCodec(opened.spec.tensors[name].dtype)
+                tensors[name] = TensorPlan(name, same, BIAS_CORRECTION)
     request = {"verb": "quantize", **options.model_dump()}
     return Plan(format.name, tensors, parse_size(options.max_shard_size), request), tuple(kept)
 

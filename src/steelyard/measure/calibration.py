@@ -14,7 +14,7 @@ from steelyard.errors import UserError
 from steelyard.measure.statistics_file import open_statistics
 from steelyard.weights import Checkpoint
 
-FILE_VERSION = 1
+FILE_VERSION = 2
 
 
 class CalibrationOptions(BaseModel):
@@ -159,6 +159,10 @@ class Calibration:
         """Return the least and greatest input of each channel, two [in] float32."""
         owner = self.about["owner"][name]
         return self._arrays.tensor(f"input_min.{owner}"), self._arrays.tensor(f"input_max.{owner}")
+
+    def input_mean(self, name: str) -> np.ndarray:
+        """Return the mean input of each channel of a linear map, [in] float32."""
+        return self._arrays.tensor(f"input_mean.{self.about['owner'][name]}")
 
     def token_counts(self, name: str) -> np.ndarray:
         """Return how often an embedding's rows were looked up, [vocabulary] int32."""

@@ -212,6 +212,8 @@ class _Run:
         reached = [name for name in taps.modules if name in taps.gradients]
         for owner in sorted({taps.owner[name] for name in reached}):
             self.writer.add(f"second_moment.{owner}", moments[owner].astype(np.float32))
+            inputs = taps.inputs[owner]
+            self.writer.add(f"input_mean.{owner}", (inputs.total / max(inputs.rows, 1)).astype(np.float32))
             self.writer.add(f"input_min.{owner}", taps.inputs[owner].low)
             self.writer.add(f"input_max.{owner}", taps.inputs[owner].high)
         for name in reached:

@@ -21,12 +21,14 @@ class InputMoment:
 
     Attributes:
         outer: sum of x x^T [in, in] float64.
+        total: sum of x [in] float64.
         low: least value per channel [in] float32.
         high: greatest value per channel [in] float32.
         rows: number of tokens.
     """
 
     outer: np.ndarray
+    total: np.ndarray
     low: np.ndarray
     high: np.ndarray
     rows: int = 0
@@ -121,12 +123,14 @@ class Taps:
 
     def _add_input(self, name: str, rows: torch.Tensor) -> None:
         outer = (rows.T @ rows).double().numpy()
+        total = rows.double().sum(dim=0).numpy()
         low, high = (bound.numpy() for bound in rows.aminmax(dim=0))
         known = self.inputs.get(name)
         if known is None:
-            self.inputs[name] = InputMoment(outer, low.copy(), high.copy(), len(rows))
+            self.inputs[name] = InputMoment(outer, total, low.copy(), high.copy(), len(rows))
             return
         known.outer += outer
+        known.total += total
         np.minimum(known.low, low, out=known.low)
         np.maximum(known.high, high, out=known.high)
         known.rows += len(rows)
