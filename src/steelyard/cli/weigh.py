@@ -32,7 +32,9 @@ _LISTED = 20
 @click.option("--trainable-on", metavar="DEVICE", help="the largest model that can be trained on a device")
 @click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="devices")
 @click.option("--parallelism", type=click.Choice(["tp", "pp"]), default="tp", help="how devices share a model")
-@click.option("--prompt", type=click.IntRange(1), default=1024, show_default=True, help="tokens of a prompt")
+@click.option(
+    "--prompt", type=click.IntRange(1), help="tokens of a prompt; 1,024, or the context where that is less"
+)
 @click.option("--weight-bits", type=float, help="bits of a weight, scales included; as stored if absent")
 @click.option("--host-memory", default="0", help="memory of the machine, for --trainable-on")
 @click.option("--nvme", default="0", help="space on its drives, for --trainable-on")
@@ -81,7 +83,7 @@ def _answers(weighed: Weighing, options: dict[str, Any]) -> list[Answer]:
     load = answers.Load(
         count=options["count"],
         parallelism=options["parallelism"],
-        prompt=options["prompt"],
+        prompt=options["prompt"] or min(answers.PROMPT, context or answers.PROMPT),
         context=context,
         batch=batch,
         weight_bits=options["weight_bits"],

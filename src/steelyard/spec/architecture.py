@@ -33,6 +33,9 @@ class ByLayer:
 Size = int | str | Callable[[Settings], int] | ByLayer
 """The length of an axis: a number, a config key, a function of the settings, or one that differs by block."""
 
+# Ten times those of the largest published models with an expert to a matrix.
+_MOST_TENSORS = 2_000_000
+
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
@@ -271,7 +274,7 @@ class Architecture:
             config: as read from config.json.
 
         Raises:
-            UserError: if the config gives an axis no usable length.
+            UserError: if the config gives an axis no usable length, or asks for an absurd number of tensors.
         """
         settings = self.settings(config)
         owner = self.class_of(config)
@@ -285,6 +288,11 @@ class Architecture:
             for numbers in self.places(rule, settings):
                 name = rule.pattern.format(**numbers)
                 shape = same or self.shape(rule, settings, numbers)
+                if len(shapes) >= _MOST_TENSORS:
+                    places = "".join(f" of {axis}" for axis in numbers)
+                    raise UserError(
+                        f"config.json asks for more than {_MOST_TENSORS:,} tensors; correct the number{places}"
+                    )
                 if shape is not None and name not in tied:
                     shapes[name.removeprefix(self.prefix) if bare else name] = shape
         return shapes

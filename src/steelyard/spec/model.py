@@ -17,7 +17,29 @@ from steelyard.spec.registry import architectures, find_architecture
 from steelyard.spec.tensor import BUFFER, ROUTER, FusedGroup, Task, TensorSpec
 from steelyard.spec.unknown import read_unknown
 
-_DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "float64": "F64"}
+_DTYPES = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "float64": "F64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+}
+
+
+def _element_type(config: Mapping[str, Any], dtype: str | None) -> str:
+    """Return the safetensors type asked for, or that of a config that names one; F32 if neither does."""
+    if dtype is not None:
+        if dtype.upper() not in _DTYPES.values():
+            raise UserError(f"dtype must be one of {', '.join(_DTYPES.values())}, got {dtype!r}")
+        return dtype.upper()
+    named = config.get("dtype") or config.get("torch_dtype")
+    if named is None:
+        return "F32"
+    name = str(named).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise UserError(f"config.json: dtype must be one of {', '.join(_DTYPES)}, got {named!r}")
+    return _DTYPES[name]
 
 
 @dataclass(frozen=True)
@@ -106,7 +128,7 @@ class ModelSpec:
                 f"no table describes architecture {config.get('model_type')!r} (there are tables for {known}), so "
                 "its shapes follow from weights alone; give a folder that holds some"
             )
-        element = dtype or _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")), "F32")
+        element = _element_type(config, dtype)
         shapes = {name: (shape, element) for name, shape in architecture.expected_shapes(config).items()}
         return cls.build(config, shapes)
 

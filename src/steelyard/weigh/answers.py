@@ -11,6 +11,9 @@ from steelyard.spec import ModelSpec
 from steelyard.units import format_size
 from steelyard.weigh.setup import TrainingSetup
 
+PROMPT = 1024
+"""Tokens of a prompt where nothing else is asked."""
+
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -143,7 +146,7 @@ class Load:
 
     count: int = 1
     parallelism: Any = "tp"
-    prompt: int = 1024
+    prompt: int = PROMPT
     context: int | None = None
     batch: int = 1
     weight_bits: float | None = None

@@ -84,6 +84,8 @@ def open_subject(location: str | Path | Mapping[str, Any] | ModelSpec, dtype: st
             top = store.top()
             if not any(file.endswith((".safetensors", ".safetensors.index.json")) for file in top):
                 return _without_safetensors(text, store, top, dtype)
+        if dtype is not None:
+            raise UserError(f"{text} holds weights in types of their own; a dtype is for configs without weights")
         with Checkpoint(text, store, single) as checkpoint:
             return _from_checkpoint(text, checkpoint)
     finally:
