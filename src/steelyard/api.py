@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from steelyard.budget.fit import FitResult
     from steelyard.budget.prepare import PrepareResult
     from steelyard.budget.quantize import QuantizeResult
+    from steelyard.formats.convert import Converted
     from steelyard.formats.logical import LogicalCheckpoint
     from steelyard.spec import ModelSpec
     from steelyard.weigh.counts import Weighing
@@ -71,6 +72,22 @@ def prepare(
     from steelyard.validation import validate
 
     return prepare_folder(model, out, validate(PrepareOptions, options), resume=resume, progress=progress)
+
+
+def convert(
+    model: str | Path,
+    *,
+    out: str | Path,
+    format: str,
+    requantize: bool = False,
+    resume: bool = False,
+    progress: Progress = SILENT,
+) -> Converted:
+    """Write a quantized folder in another format: the same numbers, or new ones only with `requantize`."""
+    from steelyard.formats.convert import convert_folder
+    from steelyard.jobs import resolve
+
+    return convert_folder(resolve(model), out, format, requantize=requantize, resume=resume, progress=progress)
 
 
 def measure(

@@ -169,6 +169,12 @@ def test_the_verb_offers_every_format() -> None:
     assert command.name == "convert"
 
 
+def test_from_python(made: Callable[..., Path], tmp_path: Path) -> None:
+    import steelyard
+
+    assert len(steelyard.convert(made(FOUR), out=tmp_path / "out", format="awq").exact) == 14
+
+
 def test_the_verb(made: Callable[..., Path], tmp_path: Path) -> None:
     from click.testing import CliRunner
 
