@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import steelyard
+from formats import folders
 from formats.folders import build_tiny
 from steelyard.budget.audit import audit
 from steelyard.budget.knowledge import KnowledgeBase
@@ -31,8 +32,12 @@ from steelyard.formats.gguf.writing import GgufTensor, plan_gguf
 from steelyard.jobs import open_model
 
 SIZES = {"hidden_size": 256, "intermediate_size": 512}
-KINDS = ("llama", "llama-tied", "qwen3", "gpt2", "gpt_neox", "bert")
-LOADED = ("llama", "llama-tied", "qwen3", "gpt2")
+KINDS = ("llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt2", "gpt_neox", "bert")
+LOADED = ("llama", "llama-tied", "mistral", "qwen2", "qwen3", "gpt2")
+MORE = {
+    "mistral": ("MistralForCausalLM", {"num_key_value_heads": 2}),
+    "qwen2": ("Qwen2ForCausalLM", {"num_key_value_heads": 2}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +46,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path
     found = {}
     for kind in KINDS:
         place = tmp_path_factory.mktemp(kind)
-        source = build_tiny(kind, place / "model", "bfloat16", **({} if kind == "gpt2" else SIZES))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(folders, "KINDS", folders.KINDS | MORE)
+            source = build_tiny(kind, place / "model", "bfloat16", **({} if kind == "gpt2" else SIZES))
         rounds = itertools.cycle(LEVELS)
         with open_model(source) as opened:
             format = bound(get("gguf"), opened.checkpoint, opened.spec)
@@ -82,7 +89,7 @@ def test_the_file_is_as_planned_and_as_gguf_reads_it(made: dict[str, tuple[Path,
             ours = after.tensor(name).astype(np.float32)
             tensor = theirs[renamed(name, kind)]
             decoded = np.asarray(quants.dequantize(tensor.data, tensor.tensor_type)).reshape(tensor.shape[::-1])
-            if kind.startswith("llama") and ("q_proj" in name or "k_proj" in name):
+            if kind.startswith(("llama", "mistral")) and ("q_proj" in name or "k_proj" in name):
                 count = heads if "q_proj" in name else 2
                 decoded = decoded.reshape(count, -1, 2, decoded.shape[1]).swapaxes(1, 2).reshape(decoded.shape)
             if kind == "gpt_neox" and "query_key_value" in name:
@@ -103,7 +110,7 @@ def architecture(reader: GGUFReader) -> gguf.MODEL_ARCH:
 
 def renamed(name: str, kind: str) -> str:
     """Return the name that gguf-py's own table gives a tensor of Hugging Face."""
-    family = {"gpt_neox": "gptneox"}.get(kind, kind.partition("-")[0])
+    family = {"gpt_neox": "gptneox", "mistral": "llama"}.get(kind, kind.partition("-")[0])
     number = next(number for number, known in gguf.MODEL_ARCH_NAMES.items() if known == family)
     found = gguf.get_tensor_name_map(number, 2).get_name(name, try_suffixes=(".weight", ".bias"))
     assert found is not None, name
