@@ -82,6 +82,18 @@ def small_spec(model_type: str, dtype: str = "F32") -> ModelSpec:
     return ModelSpec.build(config, {name: (shape, dtype) for name, shape in shapes.items()})
 
 
+def refuses(format: Format, spec: ModelSpec) -> bool:
+    """Tell whether a format of named families has no place for a model, which it says in one line."""
+    try:
+        offers(spec, format, "quick")
+    except UserError as refusal:
+        said = str(refusal)
+        assert format.name == "gguf" and "\n" not in said
+        assert f"{spec.model_type!r} cannot be written" in said or "has no place for" in said
+        return True
+    return False
+
+
 every_architecture = pytest.mark.parametrize("model_type", architectures())
 every_format = pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
 
@@ -96,7 +108,10 @@ def test_an_architecture_makes_a_model_that_it_reads(model_type: str) -> None:
     assert 0 < spec.parameter_count() < LARGEST, "give SMALL the names of this table's sizes"
     assert spec.quantizable() and spec.n_layers == len(spec.block_prefixes) >= 2
     for group in spec.groups:
-        assert len({spec.tensors[name].matrix_shape[1] for name in group.members}) == 1 < len(group.members)
+        assert len(group.members) > 1
+        # Linears that are fused read the same input; the experts of a layer share a codec alone.
+        widths = {spec.tensors[name].matrix_shape[1] for name in group.members}
+        assert len(widths) == 1 or group.name.endswith(".experts")
         assert set(group.members) <= set(spec.quantizable())
 
 
@@ -113,6 +128,8 @@ def test_every_architecture_is_held_against_transformers() -> None:
 @pytest.mark.parametrize("dtype", ["F32", "BF16"])
 def test_a_format_writes_what_it_announces(format: Format, model_type: str, dtype: str) -> None:
     spec = small_spec(model_type, dtype)
+    if refuses(format, spec):
+        return
     draw = np.random.default_rng(3)
     supported = 0
     for name in [*spec.tensors, *(alias for alias in spec.ties if alias.endswith(".weight"))]:
@@ -133,7 +150,8 @@ def test_a_format_writes_what_it_announces(format: Format, model_type: str, dtyp
             written = format.config(spec, spec.config, {name: codec})
             assert json.loads(json.dumps(written)) == written
             plain = isinstance(codec, DenseCodec) and codec.dtype != "F8_E4M3"
-            assert ("quantization_config" in written) == (not plain)
+            # A GGUF file says itself how it is to be read.
+            assert ("quantization_config" in written) == (not plain and format.name != "gguf")
     assert supported > 0
 
 
@@ -156,8 +174,11 @@ def test_the_native_format_takes_every_codec(model_type: str) -> None:
 @pytest.mark.parametrize("effort", ["quick", "good", "best"])
 def test_whatever_is_on_offer_can_be_rounded_and_stored(format: Format, model_type: str, effort: Any) -> None:
     spec = small_spec(model_type, "BF16")
+    if refuses(format, spec):
+        return
     for offer in offers(spec, format, effort):
-        assert all(codec is None for _, codec in offer.choices[0])
+        # First what changes least: as stored, or the plain floats that a format asks for.
+        assert all(codec is None or isinstance(codec, DenseCodec) for _, codec in offer.choices[0])
         for name, codec in (pair for choice in offer.choices[1:] for pair in choice):
             if codec is not None:
                 assert format.supports(spec, name, codec)

@@ -100,6 +100,8 @@ class GgufFormat(Container):
 
     def supports(self, spec: ModelSpec, name: str, codec: Codec) -> bool:
         """Tell whether llama.cpp reads a tensor stored so."""
+        if _name(spec, _family(spec), name) is None:
+            return False  # not a part of the file, such as a sentence encoder's unused pooler
         tensor = tensor_of(spec, name)
         if is_plain(codec):
             return True
