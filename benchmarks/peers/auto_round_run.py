@@ -27,7 +27,7 @@ def work():
     if "average" in run.options:
         from auto_round import AutoScheme
 
-        # AutoScheme takes the name of a file of texts only. Two windows a text: what is shorter than one is dropped.
+        # AutoScheme takes the name of a file of texts. Two windows a text: what is shorter than one is dropped.
         texts = [tokenizer.decode(torch.cat([row, tokens[(i + 1) % len(tokens)]])) for i, row in enumerate(tokens)]
         named = run.out / "texts.json"
         named.write_text(json.dumps([{"text": text} for text in texts]))

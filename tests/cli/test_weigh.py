@@ -77,11 +77,7 @@ def test_page_and_pictures(tmp_path: Path, weigh: Weigh) -> None:
     pytest.importorskip("matplotlib")
     shown = weigh("reference", "--html", tmp_path / "page.html", "--png", tmp_path / "figures", "--context", "128")
     page = (tmp_path / "page.html").read_text()
-    assert (
-        "6,557,440 parameters" in page
-        and "operations" in page
-        and "https:" not in page
-    )
+    assert "6,557,440 parameters" in page and "operations" in page and "https:" not in page
     names = {path.name for path in (tmp_path / "figures").iterdir()}
     assert names == {"treemap.png", "memory.png"} and shown.count("wrote ") == 3
 
