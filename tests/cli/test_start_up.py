@@ -118,5 +118,5 @@ def test_what_a_person_sees_and_what_a_program_sees_agree(steelyard, tiny_llama:
     data = json.loads(steelyard("weigh", tiny_llama, "--json", "--context", "100").out)
     page = steelyard("weigh", tiny_llama, "--context", "100").out
     assert f"{data['parameters']:,} parameters, {data['weight_bytes']:,} bytes" in page
-    assert f"{data['kv_cache_bytes']:,} bytes" in page
+    assert f"{data['cache']['bytes']:,} bytes" in page
     assert data["weight_bytes"] == (tiny_llama / "model.safetensors").stat().st_size

@@ -9,15 +9,26 @@ from steelyard.report.data import RoleBytes
 HEADERS = "headers, index"
 _OTHER = "other"
 
-# Families of "where the bytes went", in order, and the roles each takes in (a bias goes with its matrix).
+# Families of "where the bytes went", in order, and the roles each takes in (a bias goes with its matrix). The first
+# that fits counts.
 _FAMILIES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("embeddings", ("embed.",)),
-    ("q, k, v", ("attn.q", "attn.k", "attn.v", "attn.qkv")),
+    ("convolutions", ("conv", "ssm.conv")),
+    (
+        "q, k, v",
+        ("attn.q", "attn.k", "attn.v", "attn.qkv", "attn.r", "attn.q_a", "attn.q_b", "attn.kv_a", "attn.kv_b"),
+    ),
     ("attention out", ("attn.o",)),
-    ("gate, up", ("mlp.gate", "mlp.up")),
+    ("cross attention", ("cross.",)),
+    ("state spaces", ("ssm.",)),
+    ("gate, up", ("mlp.gate", "mlp.up", "mlp.gate_up")),
     ("down", ("mlp.down",)),
-    ("norms", ("norm.", "attn.q_norm", "attn.k_norm")),
-    ("head", ("head", "head.", "classifier", "pooler")),
+    ("mixing", ("mlp.mix.",)),
+    ("experts", ("expert.", "shared_expert.")),
+    ("routers", ("router", "router.")),
+    ("norms", ("norm.", "attn.q_norm", "attn.k_norm", "attn.kv_norm", "pooler.norm")),
+    ("attention, other", ("attn.",)),
+    ("head", ("head", "head.", "classifier", "classifier.", "pooler", "pooler.", "projection", "projection.")),
 )
 
 # Columns of the heat map inside the blocks, in order.
