@@ -18,11 +18,13 @@ from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import NO_DATA, learn
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import Produced, produce
+from steelyard.budget.quantize_gguf import asked, check_options, plan_gguf
 from steelyard.budget.workspace import Workspace
 from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats import get as get_format
 from steelyard.formats.base import scale_dtype
+from steelyard.formats.container import bound
 from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.units import format_size, parse_size
@@ -45,9 +47,11 @@ class QuantizeOptions(BaseModel):
         "absmax", description="absmax: scales from the extremes, in one pass; others: steelyard methods"
     )
     rank: int | None = Field(None, ge=1, description="add a low-rank correction, rounded by GPTQ in turn with it")
-    format: Literal["compressed-tensors", "steelyard"] = Field(
+    format: Literal["compressed-tensors", "steelyard", "gguf"] = Field(
         "compressed-tensors", description="how the result is stored"
     )
+    type: str | None = Field(None, description="gguf: one type for every matrix, such as Q4_K")
+    mix: str | None = Field(None, description="gguf: llama.cpp's own mix of types, such as Q4_K_M")
     embeddings: bool = Field(False, description="encode embedding tables too, where the format can")
     bias_correction: bool = Field(False, description="take back by biases what rounding does to mean outputs")
     data: str | None = Field(
@@ -62,6 +66,9 @@ class QuantizeOptions(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeOptions:
+        check_options(self)
+        if self.format == "gguf":
+            return self
         if self.bias_correction and self.data == NO_DATA:
             raise ValueError("bias correction needs the mean input of every layer; give text with data")
         if self.rank is not None and self.format != "steelyard":
@@ -132,6 +139,8 @@ class QuantizeResult:
 
 def plan_quantize(opened: OpenModel, options: QuantizeOptions) -> tuple[Plan, tuple[str, ...]]:
     """Return the plan, and the matrices it leaves as they are."""
+    if options.format == "gguf":
+        return plan_gguf(opened, options)
     format = get_format(options.format)
     codec = options.codec(scale_dtype(opened.spec))
     matrices = set(opened.spec.quantizable())
@@ -180,10 +189,20 @@ def quantize_folder(
         plan, kept = plan_quantize(opened, options)
         with _knowledge(opened, options, path, resume, progress) as (knowledge, description):
             made: Produced = produce(
-                plan, opened, get_format(plan.format), knowledge, path, resume=resume, progress=progress
+                plan, opened, _format(plan, opened), knowledge, path, resume=resume, progress=progress
             )
         source_bytes = opened.checkpoint.weight_bytes
     return QuantizeResult(made.folder, source_bytes, made.layout.total_bytes, len(made.errors), kept, description)
+
+
+def _format(plan: Plan, opened: OpenModel) -> Format:
+    return bound(get_format(plan.format), opened.checkpoint, opened.spec)
+
+
+def _asked(opened: OpenModel, options: QuantizeOptions) -> str:
+    if options.format == "gguf":
+        return asked(options)
+    return f"{options.codec(scale_dtype(opened.spec)).label} for every matrix"
 
 
 @contextmanager
@@ -215,13 +234,13 @@ def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SI
     """
     with open_model(model) as opened:
         plan, _ = plan_quantize(opened, options)
-        size = plan_files(plan, opened.spec, get_format(plan.format)).total_bytes
+        size = plan_files(plan, opened.spec, _format(plan, opened)).total_bytes
         labels = {n: AS_STORED if t.codec is None else t.codec.label for n, t in plan.tensors.items()}
         widest = max(tensor.elements for tensor in opened.spec.tensors.values())
         return DryRun(
             model=str(model),
             budget=size,
-            asked=f"{options.codec(scale_dtype(opened.spec)).label} for every matrix",
+            asked=_asked(opened, options),
             format=plan.format,
             smallest=size,
             nbytes=size,
