@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from steelyard.budget.learning import learn
 from steelyard.budget.prepare import PrepareOptions, prepare_folder
 from steelyard.codecs import IntegerCodec
 from steelyard.edits.prepare import certificate, scales
 from steelyard.edits.prepare.changes import Changes
+from steelyard.edits.prepare.hadamard import hadamard, odd_part
 from steelyard.edits.prepare.network import Network, Pair
-from steelyard.edits.prepare.rotation import orthogonal
+from steelyard.edits.prepare.rotation import eigenvectors, moments_between, orthogonal
 from steelyard.edits.quantize.error import error
 from steelyard.edits.quantize.rtn import round_to_nearest
 from steelyard.edits.quantize.statistics import Statistics
@@ -59,7 +61,7 @@ def run(folder: Path) -> np.ndarray:
         def read(name: str) -> np.ndarray:
             return opened.checkpoint.tensor(opened.spec.ties.get(name, name)).astype(np.float64)
 
-        return certificate.logits(Network.of(opened.spec), read, certificate.draw_tokens(128))
+        return Network.of(opened.spec).logits(read, certificate.draw_tokens(128))
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
@@ -156,3 +158,91 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
     write_tiny(tmp_path / "base", model_type="olmo2")
     with pytest.raises(UserError):
         prepare_folder(tmp_path / "base", tmp_path / "out")
+
+
+def mamba(folder: Path, tied: bool = False) -> Path:
+    """A tiny Mamba of transformers, every tensor of it random."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MambaConfig(
+        vocab_size=128,
+        hidden_size=48,
+        state_size=8,
+        num_hidden_layers=2,
+        tie_word_embeddings=tied,
+        time_step_rank=5,
+    )
+    torch.manual_seed(3)
+    model = transformers.MambaForCausalLM(config)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_the_forward_pass_of_mamba_is_that_of_transformers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = mamba(tmp_path / "base")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        logits = model(torch.tensor(certificate.draw_tokens(128))).logits.numpy()
+    assert certificate.relative(logits, run(folder)) < 1e-5
+
+
+@pytest.mark.parametrize("method", ["rotate", "equalize"])
+def test_a_prepared_mamba_is_the_same_in_transformers(tmp_path: Path, method: Any) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = mamba(tmp_path / "base", tied=True)
+    done = prepare_folder(folder, tmp_path / "out", PrepareOptions(method=method, untie=method == "rotate"))
+    assert done.certificate.exact < 1e-10
+    tokens, logits = torch.tensor(certificate.draw_tokens(128)), []
+    for at in (folder, tmp_path / "out"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(at, dtype=torch.float32)
+        with torch.no_grad():
+            logits.append(model(tokens).logits.numpy())
+    assert certificate.relative(logits[1], logits[0]) < 1e-4
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 12, 20, 24, 28, 36, 52, 96, 768])
+def test_hadamard_matrices(size: int) -> None:
+    rest = odd_part(size)
+    matrix = hadamard(size // rest)
+    assert rest == (13 if size == 52 else 1) and set(np.unique(matrix)) <= {-1.0, 1.0}
+    assert np.array_equal(matrix @ matrix.T, len(matrix) * np.eye(len(matrix)))
+
+
+def test_klt_gives_every_channel_one_power(tmp_path: Path) -> None:
+    """MambaQuant's equation: the diagonal of (K H)^T C K H is the mean eigenvalue of C; of H^T C H it is not."""
+    draw = np.random.default_rng(0)
+    moment = np.cov(draw.standard_normal((64, 400)) * np.exp(draw.standard_normal((64, 1))))
+    plain = orthogonal(64, "hadamard", 0, "test")
+    joined = eigenvectors(moment) @ plain
+    np.testing.assert_allclose(np.diag(joined.T @ moment @ joined), np.trace(moment) / 64, rtol=1e-12)
+    assert np.ptp(np.diag(plain.T @ moment @ plain)) > 0.1 * np.trace(moment) / 64
+    assert moments_between(Pair("v", ("o",), 2, 4), {}.__getitem__, lambda name: np.eye(16)).shape == (2, 4, 4)
+
+
+def test_klt_equalizes_a_model_where_hadamard_alone_does_not(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    family(tmp_path / "base", "llama")
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 128, 2000))
+    asked: dict[str, Any] = {"data": str(tmp_path / "tokens.npy"), "sequences": 8, "sequence_length": 32}
+    spread = {}
+    for kind in ("klt", "hadamard"):
+        options = PrepareOptions(
+            method="rotate", rotation=kind, dtype="float32", **(asked if kind == "klt" else {})
+        )
+        done = prepare_folder(tmp_path / "base", tmp_path / kind, options)
+        assert done.certificate.exact < 1e-11
+        kept = tmp_path / f"{kind}.safetensors"
+        with open_model(tmp_path / kind) as opened:
+            learned = learn(opened, PrepareOptions(calibration=str(kept), **asked), tmp_path)
+            assert learned.calibration is not None
+            moment = learned.calibration.second_moment("model.layers.1.self_attn.o_proj.weight")
+            learned.close()
+        # Both heads that read a head of values, together: what one rotation can make equal.
+        power = np.diag(moment).reshape(2, 2, 16).sum(axis=1)
+        spread[kind] = float((power.std(axis=1) / power.mean(axis=1)).max())
+    assert spread["klt"] < 1e-3 < 0.1 < spread["hadamard"]

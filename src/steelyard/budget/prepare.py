@@ -19,8 +19,8 @@ from steelyard.budget.provenance import document, versions
 from steelyard.codecs import IntegerCodec
 from steelyard.edits.prepare import certificate as certify
 from steelyard.edits.prepare.certificate import Certificate
-from steelyard.edits.prepare.changes import Changes, Read
-from steelyard.edits.prepare.network import EMBED, HEAD, Network
+from steelyard.edits.prepare.changes import Changes
+from steelyard.edits.prepare.network import Network, Read
 from steelyard.edits.prepare.rotation import rotate
 from steelyard.edits.prepare.scales import activation_aware, equalize, smooth
 from steelyard.errors import UserError, VerificationError
@@ -44,14 +44,17 @@ class PrepareOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["rotate", "smooth", "awq", "equalize"] = Field("awq", description="which preparation")
-    rotation: Literal["hadamard", "orthogonal"] = Field("hadamard", description="rotate: the kind of matrix")
-    heads: bool = Field(True, description="rotate: the values of each head too")
+    rotation: Literal["hadamard", "orthogonal", "klt"] = Field(
+        "hadamard",
+        description="rotate: the kind of matrix; klt is the calibrated channels' own axes, then Hadamard",
+    )
+    heads: bool = Field(True, description="rotate: values of heads and time steps of Mamba too")
     untie: bool = Field(False, description="rotate: store a head of its own where it is the embedding table")
     alpha: float = Field(0.5, ge=0, le=1, description="smooth: how much moves from activations into weights")
     bits: int = Field(4, ge=2, le=8, description="awq: bits of the codes to come")
     group_size: int | None = Field(64, ge=16, le=256, description="awq: columns under one scale")
     symmetric: bool = Field(True, description="awq: no zero points")
-    data: str | None = Field(None, description="smooth, awq: calibration text, as for fit")
+    data: str | None = Field(None, description="smooth, awq, klt: calibration text, as for fit")
     calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
     sequences: int = Field(128, ge=1, description="calibration sequences")
     sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
@@ -152,30 +155,39 @@ def _reader(opened: OpenModel) -> Read:
 def _changes(
     opened: OpenModel, network: Network, read: Read, options: PrepareOptions, out: Path, progress: Progress
 ) -> tuple[Changes, str]:
-    if options.method == "rotate":
+    if options.method == "rotate" and options.rotation != "klt":
         return rotate(network, read, options.rotation, options.heads, options.untie, options.seed), ""
     if options.method == "equalize":
         return equalize(network, read), ""
     if options.data == NO_DATA:
         raise UserError(
-            f"{options.method} needs to see activations; give text with --data, or equalize without any"
+            f"{'klt' if options.method == 'rotate' else options.method} needs to see activations; give text with "
+            "--data, or equalize without any"
         )
     with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as work:
         learned = learn(opened, options, Path(work), progress)
         try:
             calibration = learned.calibration
             assert calibration is not None
-            return _scaled(opened, network, read, calibration, options), learned.description
+            return _calibrated(opened, network, read, calibration, options), learned.description
         finally:
             learned.close()
 
 
-def _scaled(
+def _calibrated(
     opened: OpenModel, network: Network, read: Read, calibration: Calibration, options: PrepareOptions
 ) -> Changes:
+    if options.method == "rotate":
+
+        def moment(name: str) -> np.ndarray | None:
+            return calibration.second_moment(name) if name in calibration else None
+
+        return rotate(network, read, options.rotation, options.heads, options.untie, options.seed, moment)
     if options.method == "smooth":
 
-        def ranges(name: str) -> np.ndarray:
+        def ranges(name: str) -> np.ndarray | None:
+            if name not in calibration:
+                return None
             least, greatest = calibration.input_range(name)
             largest: np.ndarray = np.maximum(np.abs(least), np.abs(greatest)).astype(np.float64)
             return largest
@@ -197,7 +209,7 @@ def _stored(opened: OpenModel, changes: Changes, tensor: StoredTensor) -> np.nda
 
 def _layout(opened: OpenModel, changes: Changes, options: PrepareOptions) -> Layout:
     changed = set(changes.names())
-    names = [*opened.spec.tensors, *([HEAD] if changes.untied else [])]
+    names = [*opened.spec.tensors, *([changes.network.head] if changes.untied else [])]
     tensors = []
     for name in names:
         tensor = opened.spec.tensors[changes.source(name)]
@@ -214,17 +226,15 @@ def _certificate(opened: OpenModel, network: Network, changes: Changes, layout: 
     """
     read = _reader(opened)
     stored = {name: tensor for file in layout.files for name, tensor in file.tensors.items()}
-    tokens = certify.draw_tokens(opened.spec.tensors[EMBED].shape[0], seed)
+    tokens = certify.draw_tokens(opened.spec.tensors[network.embed].shape[0], seed)
 
     def head(reader: Read) -> Read:
         tied = network.tied and not changes.untied
-        return lambda name: reader(EMBED if tied and name == HEAD else name)
+        return lambda name: reader(network.embed if tied and name == network.head else name)
 
-    expected = certify.logits(network, read, tokens)
-    exact = certify.logits(network, head(lambda name: changes.read(read, name)), tokens)
-    found = certify.logits(
-        network, head(lambda name: _stored(opened, changes, stored[name]).astype(np.float64)), tokens
-    )
+    expected = network.logits(read, tokens)
+    exact = network.logits(head(lambda name: changes.read(read, name)), tokens)
+    found = network.logits(head(lambda name: _stored(opened, changes, stored[name]).astype(np.float64)), tokens)
     made = Certificate(certify.relative(exact, expected), certify.relative(found, expected), int(tokens.size))
     if not made.exact <= certify.TOLERANCE:
         raise VerificationError(

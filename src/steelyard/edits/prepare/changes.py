@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from steelyard.edits.prepare.network import EMBED, HEAD, Network, Pair
-
-Read = Callable[[str], np.ndarray]
-"""Returns a tensor of the model in float64 by name."""
+from steelyard.edits.prepare.network import Network, Pair, Read
 
 
 @dataclass
 class Change:
-    """What happens to one tensor, in order; a factor is a vector of scales or an orthogonal matrix.
+    """What happens to one tensor, in order; a factor is a vector of scales or a matrix.
 
-    A matrix smaller than the axis acts on each of the equal parts of it, as on the heads of attention.
+    A matrix smaller than the axis acts on each of the equal parts of it, as on the heads of attention; a stack of
+    matrices [parts, n, n] has one for each part.
 
     Attributes:
         rows: factors multiplied from the left, W <- F W or diag(f) W. Vectors have these only.
@@ -36,7 +34,7 @@ class Change:
         for factor in self.rows:
             changed = _from_left(factor, changed)
         for factor in self.columns:
-            changed = _from_left(factor.T, changed.T).T
+            changed = _from_left(factor.swapaxes(-1, -2) if factor.ndim > 1 else factor, changed.T).T
         return changed
 
 
@@ -44,8 +42,8 @@ def _from_left(factor: np.ndarray, tensor: np.ndarray) -> np.ndarray:
     if factor.ndim == 1:
         scaled: np.ndarray = factor.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor
         return scaled
-    parts = tensor.reshape(-1, len(factor), *tensor.shape[1:])
-    product: np.ndarray = np.matmul(factor, parts) if tensor.ndim > 1 else parts @ factor.T
+    parts = tensor.reshape(-1, factor.shape[-1], *(tensor.shape[1:] or (1,)))
+    product: np.ndarray = np.matmul(factor, parts)
     return product.reshape(tensor.shape)
 
 
@@ -72,7 +70,7 @@ class Changes:
 
     def source(self, name: str) -> str:
         """Return the tensor that one of the result is made from."""
-        return EMBED if name == HEAD and self.network.tied else name
+        return self.network.embed if name == self.network.head and self.network.tied else name
 
     def read(self, original: Read, name: str) -> np.ndarray:
         """Return a tensor of the result, float64, from a reader of the original."""
@@ -93,9 +91,23 @@ class Changes:
             pair: where.
             scale: [channels written], above 0.
         """
-        self.rows(pair.writer, 1.0 / scale)
+        self.rows(pair.writer, pair.widened(1.0 / scale))
         for reader in pair.readers:
             self.of(reader).columns.append(spread(pair, scale))
+
+    def mix(self, pair: Pair, matrices: np.ndarray) -> None:
+        """Replace the channels x between linear maps by x M, head by head.
+
+        Args:
+            pair: where.
+            matrices: M, one for each head that is written or one for all, float64 [heads, n, n]; any that can be
+                inverted.
+        """
+        turned = matrices.swapaxes(-1, -2)
+        self.rows(pair.writer, turned if pair.rows is None else pair.widened(turned[0]))
+        back = np.linalg.inv(turned)
+        for reader in pair.readers:
+            self.of(reader).columns.append(back if len(back) == 1 else np.repeat(back, pair.repeat, axis=0))
 
 
 def spread(pair: Pair, channels: np.ndarray) -> np.ndarray:
@@ -112,13 +124,3 @@ def gather(pair: Pair, channels: np.ndarray, join: Callable[..., np.ndarray] = n
         return channels
     joined: np.ndarray = join(channels.reshape(-1, pair.repeat, pair.block), axis=1)
     return joined.ravel()
-
-
-def power_by_channel(moments: Mapping[str, np.ndarray], pair: Pair) -> np.ndarray:
-    """Return the mean square that arrives over each of a pair's channels.
-
-    Args:
-        moments: mean square of every input [in], by name of the reader.
-        pair: where.
-    """
-    return gather(pair, moments[pair.readers[0]], np.mean)

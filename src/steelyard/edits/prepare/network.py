@@ -1,16 +1,21 @@
-"""The layers of a llama-family model as preparations see them: who reads and who writes which channels."""
+"""A model as preparations see it: who reads and who writes which channels, and its forward pass in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
 
 from steelyard.errors import UserError
-from steelyard.spec import ModelSpec
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+if TYPE_CHECKING:
+    from steelyard.spec import ModelSpec
 
-EMBED, FINAL_NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+Read = Callable[[str], np.ndarray]
+"""Returns a tensor of the model in float64 by name."""
 
 
 @dataclass(frozen=True)
@@ -22,116 +27,133 @@ class Pair:
         readers: names of the linear maps' weights.
         repeat: how many heads in a row read each of the writer's heads (grouped-query attention), else 1.
         block: channels in a head, or all of them.
+        rows: first and last + 1 of the writer's rows that write them, and how many it has, where it writes
+            others too.
     """
 
     writer: str
     readers: tuple[str, ...]
     repeat: int = 1
     block: int = 0
+    rows: tuple[int, int, int] | None = None
+
+    def written(self, weight: np.ndarray) -> np.ndarray:
+        """Return the rows of the writer's weight that write these channels."""
+        return weight if self.rows is None else weight[self.rows[0] : self.rows[1]]
+
+    def widened(self, factor: np.ndarray) -> np.ndarray:
+        """Return a vector of scales or a matrix [n, n] for all rows of the writer that leaves the others alone."""
+        if self.rows is None:
+            return factor
+        first, end, total = self.rows
+        if factor.ndim == 1:
+            wide = np.ones(total)
+            wide[first:end] = factor
+            return wide
+        whole = np.eye(total)
+        whole[first:end, first:end] = factor
+        return whole
 
 
 @dataclass(frozen=True)
-class Network:
+class Network(ABC):
     """The sizes of a model and the names of its tensors.
 
     Attributes:
         layers: number of blocks.
         hidden: channels of the residual stream.
-        heads: query heads.
-        kv_heads: key and value heads.
-        head_dim: channels of a head.
         epsilon: of the norms.
-        theta: base of the rotary frequencies.
         tied: whether the head is the embedding table.
         names: of every tensor stored.
+        embed: name of the embedding table.
+        final_norm: name of the last norm.
+        head: name of the head.
     """
 
     layers: int
     hidden: int
-    heads: int
-    kv_heads: int
-    head_dim: int
     epsilon: float
-    theta: float
     tied: bool
     names: frozenset[str]
 
-    @classmethod
-    def of(cls, spec: ModelSpec) -> Network:
+    embed: ClassVar[str]
+    final_norm: ClassVar[str]
+    head: ClassVar[str] = "lm_head.weight"
+
+    @staticmethod
+    def of(spec: ModelSpec) -> Network:
         """Return the network of a model.
 
         Raises:
-            UserError: if the model is of another family, is quantized already, or has no head.
+            UserError: if the model is of an unknown family, is quantized already, or has no head.
         """
-        if spec.model_type not in FAMILIES or spec.architecture is None:
-            known = ", ".join(FAMILIES)
+        from steelyard.edits.prepare.llama import LlamaNetwork
+        from steelyard.edits.prepare.mamba import MambaNetwork
+
+        kinds = {family: kind for kind in (LlamaNetwork, MambaNetwork) for family in kind.families}
+        kind = kinds.get(str(spec.model_type))
+        if kind is None or spec.architecture is None:
+            known = ", ".join(kinds)
             raise UserError(
                 f"preparation knows the model types {known}, not {spec.model_type or 'an unnamed one'!r}"
             )
         packed = [tensor.name for tensor in spec.tensors.values() if not tensor.is_plain_float]
         if packed:
             raise UserError(f"{packed[0]} is not a plain float tensor; prepare the model before it is quantized")
-        tied = HEAD in spec.ties
-        if not tied and HEAD not in spec.tensors:
-            raise UserError(f"{spec.model_type} without {HEAD}: only language models are prepared")
-        settings = spec.config
-        hidden, heads = int(settings["hidden_size"]), int(settings["num_attention_heads"])
-        rope = settings.get("rope_parameters") or {}
-        return cls(
-            layers=spec.n_layers,
-            hidden=hidden,
-            heads=heads,
-            kv_heads=int(settings.get("num_key_value_heads") or heads),
-            head_dim=int(settings.get("head_dim") or hidden // heads),
-            epsilon=float(settings.get("rms_norm_eps", 1e-6)),
-            theta=float(rope.get("rope_theta") or settings.get("rope_theta") or 10000.0),
-            tied=tied,
-            names=frozenset(spec.tensors),
-        )
-
-    def block(self, layer: int) -> Mapping[str, str]:
-        """Return the names of a block's weights by short name."""
-        prefix = f"model.layers.{layer}."
-        return {
-            "attn_norm": f"{prefix}input_layernorm.weight",
-            "mlp_norm": f"{prefix}post_attention_layernorm.weight",
-            **{short: f"{prefix}self_attn.{short}_proj.weight" for short in "qkvo"},
-            **{short: f"{prefix}mlp.{short}_proj.weight" for short in ("gate", "up", "down")},
-            "q_norm": f"{prefix}self_attn.q_norm.weight",
-            "k_norm": f"{prefix}self_attn.k_norm.weight",
-        }
+        if kind.head not in spec.ties and kind.head not in spec.tensors:
+            raise UserError(f"{spec.model_type} without {kind.head}: only language models are prepared")
+        return kind.read(spec)
 
     def bias(self, weight: str) -> str | None:
         """Return the name of the bias that goes with a weight, if it is stored."""
         name = weight.removesuffix(".weight") + ".bias"
         return name if name in self.names else None
 
+    @abstractmethod
     def readers_of_the_stream(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield every norm of the residual stream with the linear maps behind it; the head's is last."""
-        for layer in range(self.layers):
-            names = self.block(layer)
-            yield names["attn_norm"], (names["q"], names["k"], names["v"])
-            yield names["mlp_norm"], (names["gate"], names["up"])
-        yield FINAL_NORM, (HEAD,)
 
+    @abstractmethod
     def writers_to_the_stream(self) -> Iterator[str]:
         """Yield the weights of the linear maps that add to the residual stream."""
-        for layer in range(self.layers):
-            names = self.block(layer)
-            yield names["o"]
-            yield names["down"]
 
+    @abstractmethod
     def pairs(self, norms: bool = True) -> Iterator[Pair]:
         """Yield everything across which a scale can move.
 
         Args:
             norms: whether those from a norm are among them; else only those between two linear maps.
         """
-        for layer in range(self.layers):
-            names = self.block(layer)
-            if norms:
-                yield Pair(names["attn_norm"], (names["q"], names["k"], names["v"]))
-            yield Pair(names["v"], (names["o"],), self.heads // self.kv_heads, self.head_dim)
-            if norms:
-                yield Pair(names["mlp_norm"], (names["gate"], names["up"]))
-            yield Pair(names["up"], (names["down"],))
+
+    @abstractmethod
+    def inner_spaces(self) -> Iterator[Pair]:
+        """Yield the pairs of linear maps between which channels of one block may be mixed by any matrix."""
+
+    @abstractmethod
+    def logits(self, read: Read, tokens: np.ndarray) -> np.ndarray:
+        """Run the model in float64, one block of weights at a time.
+
+        Args:
+            read: its tensors by name; the head under its own name even if it is tied.
+            tokens: [sequences, length].
+
+        Returns:
+            float64 [sequences, length, vocabulary].
+        """
+
+    def norm(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """Return the root-mean-square norm of the last axis."""
+        scaled: np.ndarray = x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + self.epsilon) * weight
+        return scaled
+
+    def linear(self, read: Read, x: np.ndarray, weight: str) -> np.ndarray:
+        """Return x W^T and the bias, where there is one."""
+        bias = self.bias(weight)
+        out: np.ndarray = x @ read(weight).T
+        return out if bias is None else out + read(bias)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """Return x / (1 + exp(-x))."""
+    result: np.ndarray = x / (1.0 + np.exp(-x))
+    return result

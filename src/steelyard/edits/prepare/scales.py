@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from steelyard.codecs import IntegerCodec
-from steelyard.edits.prepare.changes import Changes, Read, gather, spread
-from steelyard.edits.prepare.network import Network, Pair
+from steelyard.edits.prepare.changes import Changes, gather, spread
+from steelyard.edits.prepare.network import Network, Pair, Read
 from steelyard.edits.quantize.error import error
 from steelyard.edits.quantize.rtn import RtnOptions, round_to_nearest
 from steelyard.edits.quantize.statistics import Statistics
@@ -24,26 +24,27 @@ def equalize(network: Network, read: Read) -> Changes:
     """Return the changes after which each channel between two linear maps has the same range on both sides.
 
     With r1 the largest weight that writes a channel and r2 the largest that reads it, the scale sqrt(r1 / r2)
-    leaves both at sqrt(r1 r2). In this family those are the channels from values to the output of attention, and
-    from `up` to `down`: the gate that multiplies them does not mind.
+    leaves both at sqrt(r1 r2). In llamas those are the channels from values to the output of attention, and from
+    `up` to `down`: the gate that multiplies them does not mind. In Mamba they are the channels between the two maps
+    that make the time steps.
 
     Source: Nagel et al. 2019, arXiv 1906.04721, equations 8 to 11. No data is needed.
     """
     changes = Changes(network)
     for pair in network.pairs(norms=False):
-        written = np.abs(read(pair.writer)).max(axis=1)
+        written = np.abs(pair.written(read(pair.writer))).max(axis=1)
         arriving = _largest_read(pair, read)
         changes.move_scale(pair, _bounded(np.sqrt(_above_zero(written) / _above_zero(arriving))))
     return changes
 
 
-def smooth(network: Network, read: Read, ranges: Callable[[str], np.ndarray], alpha: float = 0.5) -> Changes:
+def smooth(network: Network, read: Read, ranges: Callable[[str], np.ndarray | None], alpha: float = 0.5) -> Changes:
     """Return the changes that share the difficulty of each channel between activations and weights.
 
     Args:
         network: of the model.
         read: its tensors.
-        ranges: largest |x| of every input of a linear map [in], by its weight's name.
+        ranges: largest |x| of every input of a linear map [in], by its weight's name; None where that is not known.
         alpha: how much moves into the weights: scale = max|x|^alpha / max|w|^(1 - alpha).
 
     Source: Xiao et al. 2022, SmoothQuant, arXiv 2211.10438, equation 4. The paper stops at the channels behind
@@ -51,7 +52,10 @@ def smooth(network: Network, read: Read, ranges: Callable[[str], np.ndarray], al
     """
     changes = Changes(network)
     for pair in network.pairs():
-        seen = gather(pair, ranges(pair.readers[0]))
+        found = ranges(pair.readers[0])
+        if found is None:
+            continue
+        seen = gather(pair, found)
         weights = _largest_read(pair, read)
         scale = _above_zero(seen) ** alpha / _above_zero(weights) ** (1.0 - alpha)
         changes.move_scale(pair, _bounded(scale))
