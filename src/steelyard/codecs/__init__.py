@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from steelyard.codecs.any_precision import AnyPrecisionCodec
 from steelyard.codecs.base import Codec, Parts, check_parts, from_dict, names
 from steelyard.codecs.blobs import blob, split
 from steelyard.codecs.blockwise import BlockwiseCodec
@@ -21,9 +22,11 @@ from steelyard.codecs.microscaling import MicroscalingCodec
 from steelyard.codecs.nvfp4 import Nvfp4Codec
 from steelyard.codecs.permuted import PermutedCodec
 from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
+from steelyard.codecs.nested import NestedCodec
 from steelyard.codecs.sum import SumCodec
 from steelyard.codecs.ternary import TernaryCodec
 
+from steelyard.codecs.sign_chain import SignChainCodec
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
         importlib.import_module(f"{__name__}.{_module.name}")
@@ -36,6 +39,7 @@ __all__ = [
     "BlockwiseCodec",
     "Codec",
     "DenseCodec",
+    "AnyPrecisionCodec",
     "Float8Codec",
     "IntegerCodec",
     "LowRankCodec",
@@ -50,6 +54,7 @@ __all__ = [
     "chunks",
     "compile_kernels",
     "from_dict",
+    "SignChainCodec",
     "names",
     "pack",
     "relative_error",

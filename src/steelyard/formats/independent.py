@@ -19,7 +19,7 @@ import numpy as np
 
 from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, PermutedCodec, SumCodec
 from steelyard.errors import VerificationError
-from steelyard.formats import independent_floats
+from steelyard.formats import independent_floats, independent_nested
 
 _NUMPY: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -138,7 +138,7 @@ def blob_rows(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> Rows:
 
 def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple[dict[str, np.ndarray], int]:
     out, columns = shape
-    layout = list(independent_floats.layout_of(codec, shape) or ())
+    layout = list(independent_floats.layout_of(codec, shape) or independent_nested.layout_of(codec, shape) or ())
     base = codec.base if isinstance(codec, SumCodec | PermutedCodec) else codec
     if isinstance(base, IntegerCodec):
         groups = 1 if base.group_size is None else -(-columns // base.group_size)
@@ -186,7 +186,7 @@ def decoded_rows(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.nd
         places = np.argsort(parts["column_order"].reshape(-1))
         inner = decoded_rows(codec.base, shape, parts)
         return lambda start, stop: inner(start, stop)[:, places]
-    found = independent_floats.rows_of(codec, shape, parts)
+    found = independent_floats.rows_of(codec, shape, parts) or independent_nested.rows_of(codec, shape, parts)
     if found is not None:
         return found
     raise VerificationError(f"no independent decoder for {codec.label}")
