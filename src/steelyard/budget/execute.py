@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -23,6 +23,10 @@ from steelyard.weights.writer import FolderWriter
 
 # Replaced or rebuilt rather than carried over from the model's folder.
 _OWN_FILES = {"config.json", "steelyard.json", "report.html"}
+
+
+Made = Callable[[str], Mapping[str, np.ndarray]]
+"""Returns the parts that stand for a tensor, as its codec has them."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +54,21 @@ def write_plan(
     knowledge: KnowledgeBase,
     writer: FolderWriter,
     progress: Progress = SILENT,
+    made: Made | None = None,
 ) -> Outcome:
     """Write every tensor of the plan and the files that go with them into the writer's staging folder.
 
     Tensors that an earlier, interrupted run completed are not written again; their errors are worked out anew.
+
+    Args:
+        plan: what to write.
+        checkpoint: the model.
+        spec: the model.
+        format: of the result.
+        knowledge: what is known about its tensors.
+        writer: of the staging folder.
+        progress: advanced by the bytes.
+        made: the parts of every tensor with a codec, by its name, where they are not to be encoded here.
 
     Raises:
         UserError: if a tensor to be encoded is not finite, or the disk is full.
@@ -65,7 +80,11 @@ def write_plan(
     def encoded(name: str) -> tuple[dict[str, np.ndarray], float]:
         item = plan.tensors[name]
         assert item.codec is not None
-        matrix, parts = planned_parts(name, plan, checkpoint, spec, knowledge, apart)
+        parts: Mapping[str, np.ndarray]
+        if made is not None:
+            matrix, parts = matrix_of(checkpoint, spec, item.source), made(name)
+        else:
+            matrix, parts = planned_parts(name, plan, checkpoint, spec, knowledge, apart)
         return format.pack(spec, name, item.codec, parts), relative_error(item.codec, matrix, parts)
 
     names = [name for name, item in plan.tensors.items() if item.codec is not None]

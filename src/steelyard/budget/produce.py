@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard.budget.execute import write_plan
+from steelyard.budget.execute import Made, write_plan
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, plan_files
 from steelyard.budget.provenance import FILE_NAME, document, versions
@@ -67,8 +67,9 @@ def produce(
     resume: bool = False,
     describe: Describe = lambda staged: {},
     progress: Progress = SILENT,
+    made: Made | None = None,
 ) -> Produced:
-    """Write a plan as a folder.
+    """Write a plan as a folder; `made` gives parts that are not to be encoded here, as `write_plan` has it.
 
     Raises:
         UserError: for a weight that is not finite, a full disk, an existing folder.
@@ -83,7 +84,7 @@ def produce(
         _unless_unusable(out),
         FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer,
     ):
-        outcome = write_plan(plan, checkpoint, spec, format, knowledge, writer, progress)
+        outcome = write_plan(plan, checkpoint, spec, format, knowledge, writer, progress, made)
         checks: list[Check] = []
         sections: dict[str, Any] = {}
 
