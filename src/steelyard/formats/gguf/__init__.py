@@ -14,7 +14,7 @@ from steelyard.codecs.gguf import GgufCodec
 from steelyard.errors import UserError
 from steelyard.formats.base import PLAIN, base_config, is_plain, tensor_of
 from steelyard.formats.container import Container
-from steelyard.formats.gguf.metadata import QUANTIZATION_VERSION, Value, model_keys
+from steelyard.formats.gguf.metadata import FACTORS, QUANTIZATION_VERSION, Value, model_keys, rotary_factors
 from steelyard.formats.gguf.names import FAMILIES, Family, gguf_name, row_order
 from steelyard.formats.gguf.tokenizer import vocabulary_keys
 from steelyard.formats.gguf.writing import ALIGNMENT, GgufTensor, info_bytes, plan_gguf
@@ -48,11 +48,13 @@ class GgufFormat(Container):
 
     Attributes:
         keys: what the file says of its model beside its types; bound to a model by `bound_to`.
+        constants: tensors that follow from the config, by name.
     """
 
     name = "gguf"
     packs_tied = True
     keys: Mapping[str, Value] = field(default_factory=dict)
+    constants: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def bound_to(self, checkpoint: Checkpoint, spec: ModelSpec) -> Self:
         """Return the format with the keys and the vocabulary of a model.
@@ -75,7 +77,8 @@ class GgufFormat(Container):
         keys |= vocabulary_keys(read, table.matrix_shape[0], spec.config)
         if family.name == "bert":
             keys["tokenizer.ggml.token_type_count"] = int(spec.config.get("type_vocab_size", 2))
-        return type(self)(keys=keys)
+        factors = rotary_factors(spec)
+        return type(self)(keys=keys, constants={} if factors is None else {FACTORS: factors})
 
     def kept(self, spec: ModelSpec, name: str) -> Codec | None:
         """Return plain numbers of the tensor's own type, or float32 where llama.cpp needs that."""
@@ -145,7 +148,7 @@ class GgufFormat(Container):
             "general.quantization_version": QUANTIZATION_VERSION,
             "general.file_type": _FILE_TYPES[most],
         }
-        return plan_gguf(tensors, {**self.keys, **keys})
+        return plan_gguf(tensors, {**self.keys, **keys}, self.constants)
 
     def entry_bytes(self, tensor: StoredTensor) -> int:
         """Return a tensor's entry in the header and its padding."""

@@ -5,8 +5,11 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, and llama.cpp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from steelyard.errors import UserError
 from steelyard.formats.gguf.names import Family
@@ -16,6 +19,8 @@ Value = str | bool | int | float | list[str] | list[int] | list[float]
 """Written as the type it has: whole numbers as u32 (in arrays i32), others as f32."""
 
 QUANTIZATION_VERSION = 2
+FACTORS = "rope_freqs.weight"
+"""What GGUF calls the divisors of rotary frequencies."""
 
 _LINEAR = ("gpt2", "gptneox", "bert")
 
@@ -63,16 +68,70 @@ def model_keys(spec: ModelSpec, family: Family) -> dict[str, Value]:
 
 
 def _rotary(config: Mapping[str, Any], dimensions: int) -> dict[str, Value]:
-    scaling = dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+    scaling = rotary_settings(config)
     base = scaling.get("rope_theta") or config.get("rope_theta") or config.get("rotary_emb_base") or 10000.0
     keys: dict[str, Value] = {"rope.freq_base": float(base), "rope.dimension_count": dimensions}
-    kind = scaling.get("rope_type") or scaling.get("type") or "default"
-    if kind == "linear":
-        keys["rope.scaling.type"] = "linear"
-        keys["rope.scaling.factor"] = float(scaling["factor"])
-    elif kind != "default":
-        raise UserError(f"positions scaled by {kind!r} cannot be written to GGUF; default and linear ones can")
+    kind = _kind_of(scaling)
+    if kind in ("linear", "yarn"):
+        keys |= {"rope.scaling.type": kind, "rope.scaling.factor": float(scaling["factor"])}
+    if kind == "yarn":
+        keys |= _yarn(config, scaling)
+    elif kind not in ("default", "linear", "llama3"):
+        raise UserError(
+            f"positions scaled by {kind!r} cannot be written to GGUF; default, linear, llama3 and yarn can"
+        )
     return keys
+
+
+def _yarn(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Value]:
+    """Return what YaRN needs beside its factor; llama.cpp multiplies by 1 + 0.1 ln(factor) by itself."""
+    if scaling.get("mscale") or scaling.get("mscale_all_dim") or scaling.get("truncate") is False:
+        raise UserError("YaRN with mscale or without truncation cannot be written to GGUF")
+    factor = float(scaling["factor"])
+    usual = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
+    known = scaling.get("original_max_position_embeddings") or _first(config, "max_position_embeddings", 2048)
+    keys: dict[str, Value] = {
+        "rope.scaling.original_context_length": int(known),
+        "rope.scaling.yarn_beta_fast": float(scaling.get("beta_fast") or 32.0),
+        "rope.scaling.yarn_beta_slow": float(scaling.get("beta_slow") or 1.0),
+    }
+    wanted = scaling.get("attention_factor")
+    if wanted is not None and not math.isclose(float(wanted), usual):
+        keys["rope.scaling.yarn_attn_factor"] = float(wanted) / usual
+    return keys
+
+
+def rotary_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config says of its rotary positions, in the words of either release of transformers."""
+    return dict(config.get("rope_scaling") or {}) | dict(config.get("rope_parameters") or {})
+
+
+def _kind_of(scaling: Mapping[str, Any]) -> str:
+    return str(scaling.get("rope_type") or scaling.get("type") or "default")
+
+
+def rotary_factors(spec: ModelSpec) -> np.ndarray | None:
+    """Return by what each rotary frequency is divided where positions are scaled as in Llama 3.1, else None.
+
+    Frequencies whose waves are shorter than the old context by `high_freq_factor` stay, those longer by less than
+    `low_freq_factor` are divided by `factor`, those between by a mean of both that moves with the wave.
+
+    Source: transformers' `_compute_llama3_parameters`; GGUF keeps the divisors in `rope_freqs.weight`.
+
+    Returns:
+        float32 [half of a head's size].
+    """
+    scaling = rotary_settings(spec.config)
+    if spec.architecture is None or _kind_of(scaling) != "llama3":
+        return None
+    size = spec.architecture.axis_size("head_dim", spec.architecture.settings(spec.config))
+    base = float(scaling.get("rope_theta") or spec.config.get("rope_theta") or 10000.0)
+    factor, low, high = (float(scaling[key]) for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    waves = 2 * np.pi * base ** (np.arange(0, size, 2, dtype=np.float64) / size)
+    share = (float(scaling["original_max_position_embeddings"]) / waves - low) / (high - low)
+    smooth = np.clip(share, 0.0, 1.0)
+    divisors: np.ndarray = (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)
+    return divisors
 
 
 def _rotary_share(config: Mapping[str, Any]) -> float:

@@ -138,8 +138,9 @@ def verify_gguf(
     spec = ModelSpec.build(config, {name: (shape, "F32") for name, shape in expected.items()})
     family = FAMILIES[str(config["model_type"])]
     names = {name: str(gguf_name(spec, family, name)) for name in expected}
-    if file.architecture != family.name or set(names.values()) != set(file.tensors):
-        odd = sorted(set(names.values()) ^ set(file.tensors)) or [file.architecture]
+    wanted = set(names.values()) | _require_factors(file, spec, folder)
+    if file.architecture != family.name or wanted != set(file.tensors):
+        odd = sorted(wanted ^ set(file.tensors)) or [file.architecture]
         raise VerificationError(f"{folder / planned.name}: {odd[0]} is not as planned")
     progress.start("verifying", sum(math.prod(shape) for shape in expected.values()))
     worst = 0.0
@@ -168,6 +169,30 @@ def verify_gguf(
         Check("no tensor missing or new", "pass", f"{len(expected)} tensors"),
         Check("decoded as recorded", "pass", f"largest relative error {worst:.4f}"),
     ]
+
+
+def _require_factors(file: _File, spec: ModelSpec, folder: Path) -> set[str]:
+    """Return the name of the divisors of rotary frequencies, if the model has them, once they are right."""
+    scaling = dict(spec.config.get("rope_scaling") or {}) | dict(spec.config.get("rope_parameters") or {})
+    name = "rope_freqs.weight"
+    if "llama3" not in (scaling.get("rope_type"), scaling.get("type")) or name not in file.tensors:
+        return {name} if "llama3" in (scaling.get("rope_type"), scaling.get("type")) else set()
+    found = file.array(name)
+    base = float(scaling.get("rope_theta") or spec.config.get("rope_theta") or 10000.0)
+    context = float(scaling["original_max_position_embeddings"])
+    low, high, factor = (float(scaling[f"{key}factor"]) for key in ("low_freq_", "high_freq_", ""))
+    for i, divisor in enumerate(found):
+        wave = 2 * math.pi * base ** (i / len(found))
+        if wave < context / high:
+            right = 1.0
+        elif wave > context / low:
+            right = factor
+        else:
+            part = (context / wave - low) / (high - low)
+            right = factor / (1 - part + part * factor)
+        if not math.isclose(divisor, right, rel_tol=1e-6):
+            raise VerificationError(f"{folder}: {name} divides frequency {i} by {divisor}, not {right}")
+    return {name}
 
 
 def _rows(data: np.ndarray, place: _Place) -> Rows:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
 
 from steelyard.codecs.gguf.types import NUMBERS
 from steelyard.formats.gguf.metadata import Value
@@ -34,25 +37,36 @@ class GgufTensor(StoredTensor):
     sizes: tuple[int, ...] = ()
 
 
-def plan_gguf(tensors: Sequence[StoredTensor], keys: Mapping[str, Value]) -> Layout:
+def plan_gguf(
+    tensors: Sequence[StoredTensor],
+    keys: Mapping[str, Value],
+    constants: Mapping[str, np.ndarray] = MappingProxyType({}),
+) -> Layout:
     """Return the one file of these tensors and keys.
 
     Args:
         tensors: in the order of the file, each a `GgufTensor`.
         keys: what the file says of its model.
+        constants: float32 tensors that follow from the config, by name. They lie first, and are part of the bytes
+            known before any tensor is read.
     """
-    infos, offsets, position = [], {}, 0
+    infos, offsets, position, known = [], {}, 0, b""
+    for name, array in constants.items():
+        data = np.ascontiguousarray(array, "<f4").tobytes()
+        infos.append(_info(GgufTensor(name, "F32", array.shape, "F32", array.shape), position))
+        known += data + bytes(padded(len(data)) - len(data))
+        position += padded(len(data))
     for tensor in tensors:
         assert isinstance(tensor, GgufTensor)
         offsets[tensor.name] = position
         infos.append(_info(tensor, position))
         position += padded(tensor.nbytes)
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys))
+    header = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys))
     header += b"".join(_text(key) + _value(value) for key, value in keys.items()) + b"".join(infos)
     header += bytes(padded(len(header)) - len(header))
     file = LayoutFile(
         FILE_NAME,
-        header,
+        header + known,
         {tensor.name: tensor for tensor in tensors},
         {name: len(header) + offset for name, offset in offsets.items()},
         len(header) + position,
