@@ -10,6 +10,7 @@ import numpy as np
 from steelyard.codecs import (
     AnyPrecisionCodec,
     BlockwiseCodec,
+    CodebookCodec,
     Codec,
     DenseCodec,
     Float8Codec,
@@ -36,6 +37,11 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
         BlockwiseCodec("fp4", 4, 128, double=True),
         BlockwiseCodec("dynamic", 5, 100),
         BlockwiseCodec("float", 3, 32, double=True),
+    ),
+    "codebook": (
+        CodebookCodec(1, 4, 4),
+        CodebookCodec(2, 5, 8, "F32", "F8_E4M3"),
+        CodebookCodec(3, 3, 7, "F16", "BF16"),
     ),
     "dense": tuple(DenseCodec(dtype) for dtype in ("F32", "BF16", "F16", "F8_E4M3")),
     "float8": (

@@ -14,7 +14,7 @@ from steelyard.formats.independent import blob_rows
 
 TESTS = Path(__file__).parents[1]
 EXAMPLES: Mapping[str, tuple[Codec, ...]] = runpy.run_path(str(TESTS / "codecs" / "codec_examples.py"))["EXAMPLES"]
-NEW = ("blockwise", "float8", "microscaling", "nvfp4", "permuted", "ternary")
+NEW = ("blockwise", "codebook", "float8", "microscaling", "nvfp4", "permuted", "ternary")
 CODECS = [codec for name in NEW for codec in EXAMPLES[name]]
 
 

@@ -14,6 +14,7 @@ from steelyard.codecs.base import Codec, Parts, check_parts, from_dict, names
 from steelyard.codecs.blobs import blob, split
 from steelyard.codecs.blockwise import BlockwiseCodec
 from steelyard.codecs.by_rows import chunks, relative_error, slice_parts
+from steelyard.codecs.codebook import CodebookCodec
 from steelyard.codecs.dense import DenseCodec
 from steelyard.codecs.float8 import Float8Codec
 from steelyard.codecs.integer import IntegerCodec
@@ -40,6 +41,7 @@ __all__ = [
     "Codec",
     "DenseCodec",
     "AnyPrecisionCodec",
+    "CodebookCodec",
     "Float8Codec",
     "IntegerCodec",
     "LowRankCodec",

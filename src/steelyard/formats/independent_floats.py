@@ -14,6 +14,7 @@ import numpy as np
 
 from steelyard.codecs import (
     BlockwiseCodec,
+    CodebookCodec,
     Codec,
     Float8Codec,
     MicroscalingCodec,
@@ -37,6 +38,13 @@ def layout_of(codec: Codec, shape: tuple[int, int]) -> Layout | None:
             return [*found, ("absmax", "F32", (blocks, 1))]
         nested = [("nested_absmax", "F32", (math.ceil(blocks / 256), 1)), ("nested_offset", "F32", (1, 1))]
         return [*found, ("absmax", "U8", (blocks, 1)), *nested]
+    if isinstance(codec, CodebookCodec):
+        fields = math.ceil(columns / codec.group) * codec.codebooks
+        return [
+            ("codes", "U8", (out, math.ceil(fields * codec.bits / 8))),
+            ("weight_scale", codec.scale_dtype, (out, 1)),
+            ("tables", codec.table_dtype, (codec.codebooks * 2**codec.bits, codec.group)),
+        ]
     if isinstance(codec, Float8Codec):
         return [("weight", codec.dtype, shape), ("weight_scale", codec.scale_dtype, _blocks(codec, shape))]
     if isinstance(codec, TernaryCodec):
@@ -59,6 +67,8 @@ def rows_of(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.ndarray
     columns = shape[1]
     if isinstance(codec, BlockwiseCodec):
         return _blockwise(codec, shape, parts)
+    if isinstance(codec, CodebookCodec):
+        return _codewords(codec, columns, parts)
     if isinstance(codec, Nvfp4Codec):
         scale = parts["weight_scale"].astype(np.float32) / parts["weight_global_scale"].reshape(())
         return lambda a, b: (
@@ -129,6 +139,24 @@ def _blockwise(codec: BlockwiseCodec, shape: tuple[int, int], parts: Mapping[str
         code = pair >> (16 - codec.bits - (bit & 7)) & ((1 << codec.bits) - 1)
         values = table[code] * absmax[np.arange(first, last) // codec.block]
         decoded: np.ndarray = values.reshape(stop - start, columns)
+        return decoded
+
+    return rows
+
+
+def _codewords(codec: CodebookCodec, columns: int, parts: Mapping[str, np.ndarray]) -> Rows:
+    words, scale = parts["tables"].astype(np.float32), parts["weight_scale"].astype(np.float32)
+    fields = math.ceil(columns / codec.group) * codec.codebooks
+    powers = 2 ** np.arange(codec.bits)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        bits = np.unpackbits(parts["codes"][start:stop], axis=1, count=fields * codec.bits, bitorder="little")
+        codes = (bits.reshape(stop - start, fields, codec.bits) * powers).sum(axis=2)
+        codes = codes.reshape(stop - start, -1, codec.codebooks) + np.arange(codec.codebooks) * 2**codec.bits
+        values = words[codes[:, :, 0]]
+        for index in range(1, codec.codebooks):
+            values = values + words[codes[:, :, index]]
+        decoded: np.ndarray = values.reshape(stop - start, -1)[:, :columns] * scale[start:stop]
         return decoded
 
     return rows

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec, pack, split
+from steelyard.codecs import CodebookCodec, Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec, pack, split
 
 TORCH_TYPES = {
     "F32": torch.float32,
@@ -17,6 +17,7 @@ TORCH_TYPES = {
     "BF16": torch.bfloat16,
     "F8_E4M3": torch.float8_e4m3fn,
     "I32": torch.int32,
+    "U8": torch.uint8,
 }
 
 # Elements unpacked at a time, which bounds the 64-bit scratch of an unpacking.
@@ -47,7 +48,7 @@ class PackedMatrix:
             blob: uint8 [nbytes] on any device.
             rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
         """
-        plain = isinstance(self.codec, DenseCodec | IntegerCodec | LowRankCodec | SumCodec)
+        plain = isinstance(self.codec, CodebookCodec | DenseCodec | IntegerCodec | LowRankCodec | SumCodec)
         if not plain or (rows is None and blob.device.type == "cpu"):
             # What torch has no decoder for is decoded whole, by the codec itself.
             data = blob.detach().cpu().numpy()
@@ -103,6 +104,12 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
             weight = weight[rows]
         scale = parts.get("weight_scale")
         return weight.float() if scale is None else weight.float() * (scale if rows is None else scale[rows])
+    if isinstance(codec, CodebookCodec):
+        if rows is None:
+            rows = torch.arange(shape[0], device=parts["codes"].device)
+        step = max(1, _CHUNK // shape[1])
+        chunks = (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
+        return torch.cat([_codewords(codec, parts, shape[1], chunk) for chunk in chunks])
     if isinstance(codec, IntegerCodec):
         if rows is not None and rows.device.type == "cpu":
             return _rows_by_kernel(codec, parts, shape[1], rows)
@@ -151,6 +158,22 @@ def _fields(words: Tensor, bits: int, fields: Tensor) -> Tensor:
     """
     position = fields * bits
     first, shift = position // 32, position % 32
+def _codewords(codec: CodebookCodec, parts: dict[str, Tensor], columns: int, rows: Tensor) -> Tensor:
+    """Return scale * (sum of codewords) of some rows, float32 [n, columns]."""
+    packed = parts["codes"][rows].int()
+    begin = torch.arange(codec.groups(columns) * codec.codebooks, device=rows.device) * codec.bits
+    first, last = begin // 8, packed.shape[1] - 1
+    # A code of up to 16 bits lies in three bytes at most.
+    wide = sum(packed[:, (first + byte).clamp(max=last)] << (8 * byte) for byte in range(3))
+    codes = ((wide >> (begin % 8)) & (codec.entries - 1)).view(len(rows), -1, codec.codebooks)
+    tables = parts["tables"].float().view(codec.codebooks, codec.entries, codec.group)
+    decoded = tables[0][codes[:, :, 0]]
+    for index in range(1, codec.codebooks):
+        decoded = decoded + tables[index][codes[:, :, index]]
+    flat = decoded.view(len(rows), codec.groups(columns) * codec.group)[:, :columns]
+    return flat * parts["weight_scale"][rows].float()
+
+
     second = (first + 1).clamp(max=words.shape[1] - 1)
     wide = words.long() & 0xFFFFFFFF
     return ((wide[:, first] >> shift) | (wide[:, second] << (32 - shift))) & ((1 << bits) - 1)
