@@ -19,20 +19,20 @@ from steelyard.codecs import (
     MicroscalingCodec,
     Nvfp4Codec,
     PermutedCodec,
-    SumCodec,
     SignChainCodec,
+    SumCodec,
     TernaryCodec,
 )
 from steelyard.codecs.gguf import GgufCodec
 
 EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
-    "blockwise": (
     "any_precision": (
         AnyPrecisionCodec(8, 3),
         AnyPrecisionCodec(4, 4, dtype="BF16"),
         AnyPrecisionCodec(5, 1, 16, "F32"),
         AnyPrecisionCodec(6, 2, None),
     ),
+    "blockwise": (
         BlockwiseCodec("nf", 4, 64),
         BlockwiseCodec("fp4", 4, 128, double=True),
         BlockwiseCodec("dynamic", 5, 100),
@@ -66,6 +66,7 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
     ),
     "nvfp4": (Nvfp4Codec(),),
     "permuted": (PermutedCodec(IntegerCodec(4, 32, False)),),
+    "sign_chain": (SignChainCodec(3, 4), SignChainCodec(1, 1, "F32"), SignChainCodec(2, 8, "BF16")),
     "sum": (SumCodec(IntegerCodec(3, 32, False), LowRankCodec(3, "F16")),),
     "ternary": (TernaryCodec(), TernaryCodec(None, None, "F32"), TernaryCodec(32, 64)),
 }
@@ -74,7 +75,6 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
 ALL = [codec for examples in EXAMPLES.values() for codec in examples]
 
 FLOATS = (np.dtype(np.float32), np.dtype(ml_dtypes.bfloat16), np.dtype(np.float16))
-    "sign_chain": (SignChainCodec(3, 4), SignChainCodec(1, 1, "F32"), SignChainCodec(2, 8, "BF16")),
 
 
 def normal(shape: tuple[int, ...], dtype: np.dtype = FLOATS[0], seed: int = 0, spread: float = 0.02) -> np.ndarray:

@@ -20,14 +20,14 @@ from steelyard.codecs.float8 import Float8Codec
 from steelyard.codecs.integer import IntegerCodec
 from steelyard.codecs.low_rank import LowRankCodec
 from steelyard.codecs.microscaling import MicroscalingCodec
+from steelyard.codecs.nested import NestedCodec
 from steelyard.codecs.nvfp4 import Nvfp4Codec
 from steelyard.codecs.permuted import PermutedCodec
 from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
-from steelyard.codecs.nested import NestedCodec
+from steelyard.codecs.sign_chain import SignChainCodec
 from steelyard.codecs.sum import SumCodec
 from steelyard.codecs.ternary import TernaryCodec
 
-from steelyard.codecs.sign_chain import SignChainCodec
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
         importlib.import_module(f"{__name__}.{_module.name}")
@@ -37,18 +37,20 @@ NAMES = names()
 
 __all__ = [
     "NAMES",
+    "AnyPrecisionCodec",
     "BlockwiseCodec",
+    "CodebookCodec",
     "Codec",
     "DenseCodec",
-    "AnyPrecisionCodec",
-    "CodebookCodec",
     "Float8Codec",
     "IntegerCodec",
     "LowRankCodec",
     "MicroscalingCodec",
+    "NestedCodec",
     "Nvfp4Codec",
     "Parts",
     "PermutedCodec",
+    "SignChainCodec",
     "SumCodec",
     "TernaryCodec",
     "blob",
@@ -56,7 +58,6 @@ __all__ = [
     "chunks",
     "compile_kernels",
     "from_dict",
-    "SignChainCodec",
     "names",
     "pack",
     "relative_error",

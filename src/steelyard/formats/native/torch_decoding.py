@@ -151,13 +151,6 @@ def _integers(codec: IntegerCodec, parts: dict[str, Tensor], columns: int, rows:
     return codes.float() * _spread(parts["weight_scale"][rows].float(), codec, columns)
 
 
-def _fields(words: Tensor, bits: int, fields: Tensor) -> Tensor:
-    """Return fields of `bits` bits from int32 rows, least significant first, as int64 [rows, fields].
-
-    A field may straddle two words. Where it does not, the second one is shifted out of the mask.
-    """
-    position = fields * bits
-    first, shift = position // 32, position % 32
 def _codewords(codec: CodebookCodec, parts: dict[str, Tensor], columns: int, rows: Tensor) -> Tensor:
     """Return scale * (sum of codewords) of some rows, float32 [n, columns]."""
     packed = parts["codes"][rows].int()
@@ -174,6 +167,13 @@ def _codewords(codec: CodebookCodec, parts: dict[str, Tensor], columns: int, row
     return flat * parts["weight_scale"][rows].float()
 
 
+def _fields(words: Tensor, bits: int, fields: Tensor) -> Tensor:
+    """Return fields of `bits` bits from int32 rows, least significant first, as int64 [rows, fields].
+
+    A field may straddle two words. Where it does not, the second one is shifted out of the mask.
+    """
+    position = fields * bits
+    first, shift = position // 32, position % 32
     second = (first + 1).clamp(max=words.shape[1] - 1)
     wide = words.long() & 0xFFFFFFFF
     return ((wide[:, first] >> shift) | (wide[:, second] << (32 - shift))) & ((1 << bits) - 1)
