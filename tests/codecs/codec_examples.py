@@ -52,6 +52,8 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
     ),
     "gguf": tuple(GgufCodec(kind) for kind in ("Q5_1", "Q8_0", "Q3_K", "Q4_K", "IQ4_NL", "MXFP4")),
     "integer": (
+        IntegerCodec(1, 32, True, "F32"),
+        IntegerCodec(1, 64, False),
         IntegerCodec(4, 64, True),
         IntegerCodec(2, 16, False),
         IntegerCodec(3, 24, False, "F16"),

@@ -110,13 +110,73 @@ def asymmetric_scales(wide: np.ndarray, bits: int, kind: int, scales: np.ndarray
 
 
 @inner
+def no_zeros(groups: int, bits: int) -> np.ndarray:
+    """Return the zero points of symmetric codes: 0, or halfway between the two codes of 1 bit."""
+    zeros = np.zeros(groups, np.float32)
+    if bits == 1:
+        zeros[:] = np.float32(-0.5)
+    return zeros
+
+
+@inner
+def round_zero(value: np.float64, kind: int) -> np.float32:
+    """Round a number to the scales' type, magnitudes below its smallest normal number to that."""
+    magnitude = round_scale(np.float32(abs(value)), kind)
+    return magnitude if value >= 0.0 else np.float32(-magnitude)
+
+
+@inner
+def two_levels(
+    wide: np.ndarray, columns: int, symmetric: bool, kind: int, scales: np.ndarray, zeros: np.ndarray
+) -> np.bool:
+    """Write scale and zero point of each group for codes of 1 bit; return whether all numbers are finite.
+
+    `wide` holds the bits of float32 [groups, group], `columns` of them in the row; sums are in float64.
+    """
+    group = wide.shape[1]
+    top = np.uint32(0)
+    for g in range(wide.shape[0]):
+        count = min(group, columns - g * group)
+        total, magnitude = 0.0, 0.0
+        for j in range(count):
+            top = max(top, np.uint32(wide[g, j] & _MAGNITUDE))
+            value = np.float64(np.uint32(wide[g, j]).view(np.float32))
+            total += value
+            magnitude += abs(value)
+        mean = total / count
+        low, high, below = 0.0, 0.0, 0
+        for j in range(count):
+            value = np.float64(np.uint32(wide[g, j]).view(np.float32))
+            if value < mean:
+                low += value
+                below += 1
+            else:
+                high += value
+        if symmetric:
+            # Nothing but zeros stays that: codes of 1 bit have no zero of their own.
+            scales[g] = round_scale(np.float32(2.0 * magnitude / count), kind) if magnitude > 0.0 else np.float32(0)
+            zeros[g] = np.float32(-0.5)
+            continue
+        low = low / max(below, 1)
+        high = high / max(count - below, 1)
+        step = np.float64(round_scale(np.float32(high - low), kind))
+        if below == 0 or below == count or abs(mean) > 128.0 * step:  # one level alone
+            scales[g] = round_scale(np.float32(abs(mean)), kind)
+            zeros[g] = np.float32(-1.0) if mean > 0.0 else np.float32(0.0)
+        else:
+            scales[g] = np.float32(step)
+            zeros[g] = round_zero(-0.5 - 0.5 * (high + low) / step, kind)
+    return top < _INFINITY
+
+
+@inner
 def quantize_groups(x: np.ndarray, scales: np.ndarray, zeros: np.ndarray, bits: int, codes: np.ndarray) -> None:
     """Write round(x / scale + zero), clamped and shifted to [0, 2**bits), as uint8; all [groups, group]."""
     low = np.float32(-(1 << (bits - 1)))
     high = np.float32((1 << (bits - 1)) - 1)
     shift = np.uint32(1 << (bits - 1))
     for g in range(x.shape[0]):
-        scale = scales[g]
+        scale = scales[g] if scales[g] > np.float32(0.0) else np.float32(1.0)
         zero = zeros[g]
         for j in range(x.shape[1]):
             y = np.float32(np.float32(x[g, j] / scale) + zero)
@@ -223,7 +283,7 @@ def unpack_row(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
             blocks[j] = spread(block, bits)
 
 
-@kernel(int64(given(uint8), int64, int64, int64, boolean, int64, int32[:, ::1], float32[:, ::1], int8[:, ::1]))
+@kernel(int64(given(uint8), int64, int64, int64, boolean, int64, int32[:, ::1], float32[:, ::1], float32[:, ::1]))
 def encode(
     source: np.ndarray,
     kind: int,
@@ -253,12 +313,14 @@ def encode(
                 flat[j] = full[j]
         else:
             widen(source[i].view(np.uint16), kind, flat)
-        if symmetric:
+        if bits == 1:
+            finite = two_levels(wide, columns, symmetric, scale_kind, scales[i], zero)
+        elif symmetric:
             finite = symmetric_scales(wide, bits, scale_kind, scales[i])
         else:
             finite = asymmetric_scales(signed, bits, scale_kind, scales[i], zero)
-            for g in range(groups):
-                zeros[i, g] = np.int8(zero[g])
+        for g in range(zeros.shape[1]):
+            zeros[i, g] = zero[g]
         if not finite and bad < 0:
             bad = i
         quantize_groups(x, scales[i], zero, bits, grouped)
@@ -269,7 +331,7 @@ def encode(
     return bad
 
 
-@kernel(void(given(float32), int64, int64, given(float32), given(int8), int8[:, ::1]))
+@kernel(void(given(float32), int64, int64, given(float32), given(float32), int8[:, ::1]))
 def quantize(
     weight: np.ndarray, bits: int, group: int, scales: np.ndarray, zeros: np.ndarray, codes: np.ndarray
 ) -> None:
@@ -278,14 +340,14 @@ def quantize(
     groups = scales.shape[1]
     x = np.zeros((groups, group), np.float32)
     scratch = np.zeros((groups, group), np.uint8)
-    zero = np.zeros(groups, np.float32)
+    zero = no_zeros(groups, bits)
     flat, shifted = x.reshape(-1), scratch.reshape(-1)
     shift = np.int64(1 << (bits - 1))
     for i in range(rows):
         for j in range(columns):
             flat[j] = weight[i, j]
         for g in range(zeros.shape[1]):
-            zero[g] = np.float32(zeros[i, g])
+            zero[g] = zeros[i, g]
         quantize_groups(x, scales[i], zero, bits, scratch)
         for j in range(columns):
             codes[i, j] = np.int8(np.int64(shifted[j]) - shift)
@@ -323,7 +385,7 @@ def unpack(packed: np.ndarray, bits: int, codes: np.ndarray) -> None:
             codes[i, j] = np.int8(np.int64(scratch[j]) - shift)
 
 
-@kernel(void(given(int32), int64, int64, given(float32), given(int8), float32[:, ::1]))
+@kernel(void(given(int32), int64, int64, given(float32), given(float32), float32[:, ::1]))
 def decode(
     packed: np.ndarray, bits: int, group: int, scales: np.ndarray, zeros: np.ndarray, weight: np.ndarray
 ) -> None:
@@ -334,7 +396,7 @@ def decode(
     grouped = codes[: groups * group].reshape(groups, group)
     words = np.zeros(codes.size * bits // 64, np.uint64)
     halves = words.view(np.int32)
-    zero = np.zeros(groups, np.float32)
+    zero = no_zeros(groups, bits)
     x = np.empty((groups, group), np.float32)
     flat = x.reshape(-1)
     for i in range(rows):
@@ -342,13 +404,13 @@ def decode(
             halves[j] = packed[i, j]
         unpack_row(words, bits, codes)
         for g in range(zeros.shape[1]):
-            zero[g] = np.float32(zeros[i, g])
+            zero[g] = zeros[i, g]
         dequantize_groups(grouped, scales[i], zero, bits, x)
         for j in range(columns):
             weight[i, j] = flat[j]
 
 
-@kernel(types.UniTuple(float64, 2)(given(uint8), int64, int64, int64, given(int32), given(float32), given(int8)))
+@kernel(types.UniTuple(float64, 2)(given(uint8), int64, int64, int64, given(int32), given(float32), given(float32)))
 def residual(
     source: np.ndarray,
     kind: int,
@@ -373,7 +435,7 @@ def residual(
     decoded = np.zeros(codes.size, np.float32)
     y = decoded.reshape(-1, 64)
     target = decoded[: groups * group].reshape(groups, group)
-    zero = np.zeros(groups, np.float32)
+    zero = no_zeros(groups, bits)
     lost = np.zeros(64, np.float32)
     kept = np.zeros(64, np.float32)
     total_lost, total_kept = 0.0, 0.0
@@ -388,7 +450,7 @@ def residual(
             halves[j] = packed[i, j]
         unpack_row(words, bits, codes)
         for g in range(zeros.shape[1]):
-            zero[g] = np.float32(zeros[i, g])
+            zero[g] = zeros[i, g]
         dequantize_groups(grouped, scales[i], zero, bits, target)
         decoded[columns:] = 0.0
         lost[:] = 0.0

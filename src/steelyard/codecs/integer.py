@@ -1,4 +1,4 @@
-"""Grouped integers of 2 to 8 bits, laid out as compressed-tensors' dense pack-quantized format lays them out."""
+"""Grouped integers of 1 to 8 bits, laid out as compressed-tensors' dense pack-quantized format lays them out."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ class IntegerCodec(Codec):
     """w = (code - zero) * scale with one scale, and one zero point if asymmetric, for each group of a row.
 
     Attributes:
-        bits: of a code, 2 to 8.
+        bits: of a code, 1 to 8. With 1 bit the zero points are not codes but numbers of the scales' type: -1/2 if
+            symmetric, which makes the levels -scale/2 and scale/2, else whatever puts both where they lose least.
         group_size: columns under one scale, 16 to 256; None for one scale a row. Where it does not divide the
             columns the last group is shorter.
-        symmetric: whether all zero points are 0.
+        symmetric: whether all zero points are 0, or -1/2 with 1 bit.
         scale_dtype: "BF16", "F16" or "F32".
 
     Parts of [out, in]: weight_packed I32 [out, ceil(in*bits/32)], weight_scale [out, groups] and, if asymmetric,
-    weight_zero_point I32 [ceil(out*bits/32), groups], packed along the rows.
+    weight_zero_point I32 [ceil(out*bits/32), groups], packed along the rows; with 1 bit, in the scales' type and
+    [out, groups].
 
     Source: compressed-tensors, `PackedQuantizationCompressor` and `calculate_qparams`.
 
@@ -44,8 +46,8 @@ class IntegerCodec(Codec):
     name: ClassVar[str] = "integer"
 
     def __post_init__(self) -> None:
-        if isinstance(self.bits, bool) or self.bits not in range(2, 9):
-            raise UserError(f"integer codes have 2 to 8 bits, not {self.bits}")
+        if isinstance(self.bits, bool) or self.bits not in range(1, 9):
+            raise UserError(f"integer codes have 1 to 8 bits, not {self.bits}")
         if self.group_size is not None and self.group_size not in range(16, 257):
             raise UserError(f"group_size is 16 to 256, or null for one scale a row; not {self.group_size}")
         if self.scale_dtype not in native.SCALE_KINDS:
@@ -69,13 +71,22 @@ class IntegerCodec(Codec):
         return -(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1
 
     @property
+    def centre(self) -> float:
+        """The zero point of symmetric codes."""
+        return -0.5 if self.bits == 1 else 0.0
+
+    @property
+    def _packs_zeros(self) -> bool:
+        return not self.symmetric and self.bits > 1
+
+    @property
     def row_quantum(self) -> int:
         """32 where zero points of 32 rows share words, else 1."""
-        return 1 if self.symmetric else 32
+        return 32 if self._packs_zeros else 1
 
     def part_row(self, part: str, row: int) -> int:
         """Return where in `part` the rows from `row` begin."""
-        return row * self.bits // 32 if part == "weight_zero_point" else row
+        return row * self.bits // 32 if part == "weight_zero_point" and self._packs_zeros else row
 
     def groups(self, columns: int) -> int:
         """Return the number of groups in a row."""
@@ -89,12 +100,18 @@ class IntegerCodec(Codec):
             "weight_packed": ("I32", (out, native.words(columns, self.bits))),
             "weight_scale": (self.scale_dtype, (out, groups)),
         }
-        if not self.symmetric:
+        if self._packs_zeros:
             found["weight_zero_point"] = ("I32", (native.words(out, self.bits), groups))
+        elif not self.symmetric:
+            found["weight_zero_point"] = (self.scale_dtype, (out, groups))
         return found
 
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Round to nearest under scales from the extremes of each group, on all processors."""
+        """Round to nearest under scales from the extremes of each group, on all processors.
+
+        With 1 bit the levels are plus and minus the mean magnitude, which loses the least squares; if asymmetric,
+        the means of what lies above and below the group's mean.
+        """
         matrix(self, weight.shape)
         return encode_by_rows(self, weight, name)
 
@@ -107,7 +124,7 @@ class IntegerCodec(Codec):
         groups = self.groups(columns)
         packed = np.empty((out, native.words(columns, self.bits)), np.int32)
         scale = np.empty((out, groups), np.float32)
-        zero = np.empty((out, 0 if self.symmetric else groups), np.int8)
+        zero = np.empty((out, 0 if self.symmetric else groups), np.float32)
         bad = _kernels.encode(
             bits.view(np.uint8),
             kind,
@@ -166,7 +183,7 @@ class IntegerCodec(Codec):
         Args:
             weight: float [out, in].
             scale: [out, groups], above 0; used as given, so round it with `round_scale` first.
-            zero: codes of the value 0 [out, groups]; None where symmetric.
+            zero: codes of the value 0 [out, groups], with 1 bit any number; None where symmetric.
 
         Returns:
             int8 [out, in]: round(weight / scale + zero), half to even, clamped to `code_range`.
@@ -177,13 +194,15 @@ class IntegerCodec(Codec):
         codes = np.empty((out, columns), np.int8)
         weight = np.ascontiguousarray(weight, np.float32)
         scale = np.ascontiguousarray(scale, np.float32)
-        zero = np.ascontiguousarray(zero, np.int8) if zero is not None else np.empty((out, 0), np.int8)
-        self._check_grid(out, columns, scale, zero)
+        given = np.empty((out, 0), np.float32) if zero is None else np.ascontiguousarray(zero, np.float32)
+        self._check_grid(out, columns, scale, given)
+        if zero is None:
+            given = self._centres(out)
 
         def run(bounds: tuple[int, int]) -> None:
             rows = slice(*bounds)
             _kernels.quantize(
-                weight[rows], self.bits, self.group_size or columns, scale[rows], zero[rows], codes[rows]
+                weight[rows], self.bits, self.group_size or columns, scale[rows], given[rows], codes[rows]
             )
 
         map_threads(run, chunks(self, (out, columns)))
@@ -202,25 +221,31 @@ class IntegerCodec(Codec):
         Args:
             codes: integers [out, in] in `code_range`.
             scale: [out, groups], representable in `scale_dtype` (see `round_scale`).
-            zero: integers [out, groups] in `code_range`; None exactly where symmetric.
+            zero: integers [out, groups] in `code_range`, with 1 bit numbers of `scale_dtype`; None exactly where
+                symmetric.
         """
         out, columns = matrix(self, codes.shape)
         zero = np.empty((out, 0), np.int8) if zero is None else zero
         self._check_grid(out, columns, scale, zero)
         low, high = self.code_range
-        for label, values in (("codes", codes), ("zero", zero)):
+        for label, values in (("codes", codes), ("zero", zero if self.bits > 1 else zero[:0])):
             if values.size and (values.min() < low or values.max() > high):
                 raise ValueError(f"{label} of {self.label} lie in [{low}, {high}]")
-        return self._parts(native.pack(codes, self.bits), np.asarray(scale, np.float32), zero.astype(np.int8))
+        return self._parts(native.pack(codes, self.bits), np.asarray(scale, np.float32), zero.astype(np.float32))
 
     def to_codes(
         self, parts: Mapping[str, np.ndarray], shape: Shape
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Undo `from_codes`: int8 codes [out, in], float32 scale [out, groups], int8 zero [out, groups] or None."""
+        """Undo `from_codes`: int8 codes [out, in], float32 scale [out, groups], zero [out, groups] or None.
+
+        Zero points are int8, with 1 bit float32.
+        """
         check_parts(self, parts, shape)
         out, columns = matrix(self, shape)
         codes = native.unpack(parts["weight_packed"], self.bits, columns)
         zero = None if self.symmetric else self._zeros(parts, out)
+        if zero is not None and self.bits > 1:
+            zero = zero.astype(np.int8)
         return codes, parts["weight_scale"].astype(np.float32), zero
 
     def _check_grid(self, out: int, columns: int, scale: np.ndarray, zero: np.ndarray) -> None:
@@ -234,14 +259,22 @@ class IntegerCodec(Codec):
 
     def _parts(self, packed: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> Parts:
         parts = {"weight_packed": packed, "weight_scale": scale.astype(numpy_type(self.scale_dtype))}
-        if not self.symmetric:
-            parts["weight_zero_point"] = np.ascontiguousarray(native.pack(zero.T, self.bits).T)
+        if self._packs_zeros:
+            parts["weight_zero_point"] = np.ascontiguousarray(native.pack(zero.astype(np.int8).T, self.bits).T)
+        elif not self.symmetric:
+            parts["weight_zero_point"] = zero.astype(numpy_type(self.scale_dtype))
         return parts
 
     def _zeros(self, parts: Mapping[str, np.ndarray], out: int) -> np.ndarray:
         if self.symmetric:
-            return np.empty((out, 0), np.int8)
-        return np.ascontiguousarray(native.unpack(parts["weight_zero_point"].T, self.bits, out).T)
+            return self._centres(out)
+        if self.bits == 1:
+            return parts["weight_zero_point"].astype(np.float32)
+        return np.ascontiguousarray(native.unpack(parts["weight_zero_point"].T, self.bits, out).T, np.float32)
+
+    def _centres(self, out: int) -> np.ndarray:
+        """Return the zero points of symmetric codes as the kernels take them: none where they are 0."""
+        return np.empty((out, 0), np.float32)
 
 
 def _limits(dtype: str) -> tuple[np.float32, np.float32]:

@@ -144,7 +144,9 @@ def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple
         groups = 1 if base.group_size is None else -(-columns // base.group_size)
         layout += [("weight_packed", "I32", (out, -(-columns * base.bits // 32)))]
         layout += [("weight_scale", base.scale_dtype, (out, groups))]
-        if not base.symmetric:
+        if not base.symmetric and base.bits == 1:
+            layout += [("weight_zero_point", base.scale_dtype, (out, groups))]
+        elif not base.symmetric:
             layout += [("weight_zero_point", "I32", (-(-out * base.bits // 32), groups))]
     if isinstance(base, DenseCodec):
         layout += [("weight", base.dtype, shape)]
@@ -202,7 +204,8 @@ def _integer_rows(codec: IntegerCodec, shape: tuple[int, int], parts: Mapping[st
     each = codec.group_size or columns
     if "weight_packed" in parts:
         data = np.ascontiguousarray(parts["weight_packed"]).view(np.uint8).reshape(out, -1)
-        middle = np.full(scale.shape, half, np.float32) if zero is None else zero.astype(np.float32) + half
+        nothing = half - 0.5 if bits == 1 else half
+        middle = np.full(scale.shape, nothing, np.float32) if zero is None else zero.astype(np.float32) + half
         # Compiled loops read neither columns first nor numbers at odd bytes, as within a blob.
         scale, middle = (np.require(array, None, ["C", "A"]) for array in (scale, middle))
         return PackedRows(data, bits, columns, each, scale, middle)

@@ -94,7 +94,8 @@ def _zero_points(
     if _solve(products, right):
         for g in range(groups):
             if right[g] > 0.0:
-                zero[g] = to_code(-right[groups + g] / right[g], low, high)
+                free = -right[groups + g] / right[g]
+                zero[g] = to_code(free, low, high) if high > 0.0 else free  # of 1 bit they are no codes
 
 
 @inner

@@ -24,7 +24,7 @@ class Grid:
     Attributes:
         low: smallest code.
         high: largest code.
-        symmetric: whether the zero point is fixed at 0.
+        symmetric: whether the zero point is fixed, at `centre`.
         bounds: int64 [groups + 1], first column of each group, then the number of columns.
         number: the scale's dtype, as `_kernels.to_scale` wants it.
     """
@@ -42,6 +42,11 @@ class Grid:
         low, high = codec.code_range
         bounds = np.append(np.arange(0, columns, size), columns)
         return cls(float(low), float(high), codec.symmetric, bounds, _number(codec.scale_dtype))
+
+    @property
+    def centre(self) -> float:
+        """The zero point of symmetric codes: 0, or -1/2 between the two codes of 1 bit."""
+        return -0.5 if self.high == 0.0 else 0.0
 
     @property
     def groups(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from steelyard.edits.quantize._kernels import entry, inner, to_code, to_scale
+from steelyard.edits.quantize._kernels import entry, inner, to_code, to_scale, to_zero
 
 
 @inner
@@ -69,7 +69,7 @@ def _split(
             variance = sum_cc * count - sum_c * sum_c
             slope = (sum_wc * count - sum_w * sum_c) / variance if variance > 0.0 else 0.0
             if slope > 0.0:
-                zero = to_code((sum_c - sum_w / slope) / count, low, high)
+                zero = to_zero((sum_c - sum_w / slope) / count, low, high, number)
         below = sum_cc - 2.0 * zero * sum_c + zero * zero * count
         if below > 0.0:
             scale = to_scale((sum_wc - zero * sum_w) / below, number)

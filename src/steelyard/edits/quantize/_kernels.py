@@ -65,6 +65,14 @@ def to_scale(value: float, number: np.ndarray) -> float:
     return signed
 
 
+@inner
+def to_zero(value: float, low: float, high: float, number: np.ndarray) -> float:
+    """Round to a zero point: a code, or with the two codes of 1 bit a number of the scale's dtype."""
+    if high > 0.0:
+        return to_code(value, low, high)
+    return to_scale(value, number)
+
+
 @entry
 def round_columns(
     weight: np.ndarray,
@@ -160,10 +168,10 @@ def _fit(
     for i in range(PANEL):
         z = zero[i]
         if not symmetric:
-            # Both free first; then z to the nearest integer and s again for that z.
+            # Both free first; then z to the nearest that can be stored and s again for that z.
             variance = sum_cc[i] * sum_h - sum_c[i] * sum_c[i]
             slope = (sum_wc[i] * sum_h - sum_w[i] * sum_c[i]) / variance if variance > 0.0 else 0.0
-            z = to_code((sum_c[i] - sum_w[i] / slope) / sum_h, low, high) if slope > 0.0 else z
+            z = to_zero((sum_c[i] - sum_w[i] / slope) / sum_h, low, high, number) if slope > 0.0 else z
         above = sum_wc[i] - z * sum_w[i]
         below = sum_cc[i] - 2.0 * z * sum_c[i] + z * z * sum_h
         new_scale[i] = to_scale(above / below if below > 0.0 else scale[i], number)
@@ -191,7 +199,7 @@ def search_group(
         importance: [group], weights of the squared errors.
         low: smallest code.
         high: largest code.
-        symmetric: whether the zero point is 0; the sign of the scale is then searched instead.
+        symmetric: whether the zero point is fixed; the sign of the scale is then searched instead.
         factors: shares of the full range to try.
         shifts: offsets of the zero point to try around the centred one; signs of the scale if symmetric.
         polish: rounds of least squares on the codes found, each kept where it helps.
@@ -204,7 +212,8 @@ def search_group(
     smallest = np.empty(PANEL)
     largest = np.empty(PANEL)
     scale = np.empty(PANEL)
-    zero = np.zeros(PANEL)
+    centre = -0.5 if symmetric and high == 0.0 else 0.0
+    zero = np.full(PANEL, centre)
     best_scale = np.empty(PANEL)
     best_zero = np.empty(PANEL)
     best_error = np.empty(PANEL)
@@ -214,7 +223,7 @@ def search_group(
             smallest[i] = 0.0
             largest[i] = 0.0
             best_scale[i] = 1.0
-            best_zero[i] = 0.0
+            best_zero[i] = centre
             best_error[i] = np.inf
         for j in range(columns):
             for i in range(PANEL):
@@ -226,20 +235,21 @@ def search_group(
                     if symmetric:
                         # With a negative scale the one spare code extends the other end of the range.
                         reach = max(largest[i], -smallest[i])
-                        scale[i] = to_scale(shifts[t] * factors[f] * reach / high, number)
+                        scale[i] = to_scale(shifts[t] * factors[f] * reach / (high - centre), number)
                     else:
                         span = to_scale(factors[f] * (largest[i] - smallest[i]) / (high - low), number)
-                        centre = 0.5 * (high + low) - 0.5 * (largest[i] + smallest[i]) / span
+                        middle = 0.5 * (high + low) - 0.5 * (largest[i] + smallest[i]) / span
                         scale[i] = span
-                        zero[i] = to_code(centre + shifts[t], low, high)
+                        zero[i] = to_zero(middle + shifts[t], low, high, number)
                 _evaluate(panel, importance, scale, zero, low, high, best_error, best_scale, best_zero)
         for _ in range(polish):
             _fit(panel, importance, low, high, symmetric, number, best_scale, best_zero, scale, zero)
             _evaluate(panel, importance, scale, zero, low, high, best_error, best_scale, best_zero)
         for i in range(min(PANEL, rows - start)):
             nothing = largest[i] == smallest[i]
-            scale_out[start + i] = 1.0 if nothing else best_scale[i]
-            zero_out[start + i] = 0.0 if nothing else best_zero[i]
+            empty = number[3] if centre != 0.0 else 1.0
+            scale_out[start + i] = empty if nothing else best_scale[i]
+            zero_out[start + i] = centre if nothing else best_zero[i]
 
 
 @entry

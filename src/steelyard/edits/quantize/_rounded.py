@@ -17,7 +17,7 @@ class Rounded:
         codec: how the integers are stored.
         codes: int8 [out, in].
         scale: float32 [out, groups], holding only numbers of the codec's scale dtype.
-        zero: int8 [out, groups]; None for a symmetric codec.
+        zero: int8 [out, groups], float32 for codes of 1 bit; None for a symmetric codec.
     """
 
     codec: IntegerCodec
@@ -34,9 +34,13 @@ class Rounded:
         columns = self.codes.shape[1]
         size = self.codec.group_size or columns
         group = np.arange(columns) // size
-        levels = self.codes.astype(np.float32)
-        if self.zero is not None:
-            levels -= self.zero.astype(np.float32)[:, group]
+        # As readers have it: codes from 0, which matters to the last bit of zero points that are no integers.
+        half = np.float32(1 << (self.codec.bits - 1))
+        levels = self.codes.astype(np.float32) + half
+        if self.zero is None:
+            levels -= half + np.float32(self.codec.centre)
+        else:
+            levels -= (half + self.zero.astype(np.float32))[:, group]
         decoded: np.ndarray = levels * self.scale[:, group]
         return decoded
 
@@ -46,5 +50,5 @@ def collect(codec: IntegerCodec, pieces: list[tuple[np.ndarray, np.ndarray, np.n
     codes, scale, zero = (
         np.ascontiguousarray(np.concatenate(part, axis=1).T) for part in zip(*pieces, strict=True)
     )
-    stored = None if codec.symmetric else zero.astype(np.int8)
+    stored = None if codec.symmetric else zero.astype(np.int8 if codec.bits > 1 else np.float32)
     return Rounded(codec, codes.astype(np.int8), scale.astype(np.float32), stored)

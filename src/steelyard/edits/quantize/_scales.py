@@ -10,7 +10,16 @@ from steelyard.edits.quantize._grid import Grid
 
 # Share of the full range below which shrinking has never paid, by number of codes, and how many shares are tried.
 # Few codes gain much from clipping the largest weights, many codes nearly nothing.
-_SHARES = {2: (0.2, 24), 3: (0.3, 24), 4: (0.45, 20), 5: (0.6, 16), 6: (0.72, 12), 7: (0.8, 10), 8: (0.86, 8)}
+_SHARES = {
+    1: (0.1, 24),
+    2: (0.2, 24),
+    3: (0.3, 24),
+    4: (0.45, 20),
+    5: (0.6, 16),
+    6: (0.72, 12),
+    7: (0.8, 10),
+    8: (0.86, 8),
+}
 _POLISH = 3
 
 
@@ -31,7 +40,7 @@ class Search:
     @classmethod
     def of(cls, grid: Grid, search: bool) -> Search:
         """Return the search for a grid; without `search` only the scale that follows from the extremes is taken."""
-        middle = grid.high / ((grid.high - grid.low) / 2.0)
+        middle = (grid.high - grid.centre) / ((grid.high - grid.low) / 2.0)
         if not search:
             if grid.symmetric:
                 return cls(np.array([middle]), np.ones(1), 0)

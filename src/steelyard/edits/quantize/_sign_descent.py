@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from steelyard.edits.quantize._kernels import entry, to_code, to_scale
+from steelyard.edits.quantize._kernels import entry, to_code, to_scale, to_zero
 
 
 @entry
@@ -45,11 +45,11 @@ def forward(
         for g in range(bounds.shape[0] - 1):
             if symmetric:
                 step = to_scale(share[1, r, g] * ends[1, r, g], number)
-                shift = 0.0
+                shift = -0.5 if high == 0.0 else 0.0
             else:
                 first, last = share[0, r, g] * ends[0, r, g], share[1, r, g] * ends[1, r, g]
                 step = to_scale((last - first) / (high - low), number)
-                shift = to_code(low - first / step, low, high)
+                shift = to_zero(low - first / step, low, high, number)
             scale[r, g], zero[r, g] = step, shift
             for j in range(bounds[g], bounds[g + 1]):
                 code = to_code(weight[r, j] / step + offset[r, j] + shift, low, high)

@@ -87,6 +87,8 @@ def decoupleq(
                 trial_zero,
             )
             trial_scale = grid.stored(trial_scale)
+            if codec.bits == 1:
+                trial_zero = grid.stored(trial_zero)
             trial_codes, errors = np.empty((2, *codes.shape))
             _compensation.compensate(
                 rows[factor.order],

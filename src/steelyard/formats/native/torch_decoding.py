@@ -126,7 +126,9 @@ def _rows_by_kernel(codec: IntegerCodec, parts: dict[str, Tensor], columns: int,
     if not len(rows):
         return torch.empty(0, columns)
     taken = {part: parts[part][rows] for part in ("weight_packed", "weight_scale")}
-    if not codec.symmetric:
+    if not codec.symmetric and codec.bits == 1:
+        taken["weight_zero_point"] = parts["weight_zero_point"][rows]
+    elif not codec.symmetric:
         # Zero points are packed down the rows, so those of some rows have to be packed anew.
         zeros = _fields(parts["weight_zero_point"].T, codec.bits, rows) - (1 << (codec.bits - 1))
         words = pack(zeros.to(torch.int8).numpy(), codec.bits)
@@ -145,6 +147,11 @@ def _integers(codec: IntegerCodec, parts: dict[str, Tensor], columns: int, rows:
     """Return (code - zero) * scale of some rows, float32 [n, columns]."""
     half = 1 << (codec.bits - 1)
     codes = _fields(parts["weight_packed"][rows], codec.bits, torch.arange(columns, device=rows.device)) - half
+    if codec.bits == 1:
+        zero = parts["weight_zero_point"][rows].float() if "weight_zero_point" in parts else None
+        fields = codes.float() + half
+        centred = fields - 0.5 if zero is None else fields - (_spread(zero, codec, columns) + half)
+        return centred * _spread(parts["weight_scale"][rows].float(), codec, columns)
     if not codec.symmetric:
         zeros = _fields(parts["weight_zero_point"].T, codec.bits, rows).T - half
         codes = codes - _spread(zeros, codec, columns)
