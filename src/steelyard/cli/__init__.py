@@ -20,6 +20,7 @@ VERBS = {
     "fit": "The best model that fits a size, with a report that proves it.",
     "quantize": "One codec for every matrix, streamed.",
     "prepare": "The same function in weights that are easier to round, proved in float64.",
+    "tune": "Train the codes of a quantized model; its bytes stay.",
     "convert": "The same quantized weights in another format.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
     "run": "Carry out a recipe.",

@@ -70,6 +70,14 @@ STEPS: dict[str, StepKind] = {
             "prepare_folder",
             "dry_run",
         ),
+        StepKind(
+            "tune",
+            "the codes of a quantized model, trained; its bytes stay",
+            "steelyard.budget.tune",
+            "TuneOptions",
+            "tune_folder",
+            "dry_run",
+        ),
     )
 }
 
