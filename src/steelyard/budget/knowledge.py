@@ -11,7 +11,7 @@ the damage is half the squared relative error of the tensor.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
@@ -88,13 +88,27 @@ class KnowledgeBase:
         terms = tuple(Term(term.second_moment, term.row_weight) for term in self._calibration.terms(source))
         if len(terms) > 1 and apart:
             term = terms[0] if name == source else terms[-1]
-            return Knowledge(Statistics(term.second_moment), (term,))
+            return Knowledge(Statistics(term.second_moment, term.row_weight), (term,))
         if len(terms) > 1:
-            return Knowledge(Statistics(self._calibration.second_moment(source)), terms)
+            return Knowledge(Statistics(self._calibration.second_moment(source), _row_costs(terms)), terms)
         linear = source in self._calibration.about["owner"]
         mean = self._calibration.input_mean(source) if linear else None
-        return Knowledge(self._statistics(self._calibration.moment_key(source)), terms, mean)
+        statistics = self._statistics(self._calibration.moment_key(source))
+        return Knowledge(statistics.with_rows(_row_costs(terms)), terms, mean)
 
     def _load_statistics(self, key: str) -> Statistics:
         assert self._calibration is not None
         return Statistics(self._calibration.moment_of(key))
+
+
+def _row_costs(terms: Sequence[Term]) -> np.ndarray | None:
+    """Return what an error of each row costs over all uses, if every second moment were as large as its trace."""
+    if any(term.row_weight is None for term in terms):
+        return None
+    total = np.zeros(1)
+    for term in terms:
+        assert term.row_weight is not None
+        moment = term.second_moment
+        power = 1.0 if moment is None else float(np.trace(moment) if moment.ndim == 2 else moment.sum())
+        total = total + power * term.row_weight.astype(np.float64)
+    return total

@@ -16,12 +16,15 @@ from steelyard.codecs.blockwise import BlockwiseCodec
 from steelyard.codecs.by_rows import chunks, relative_error, slice_parts
 from steelyard.codecs.codebook import CodebookCodec
 from steelyard.codecs.dense import DenseCodec
+from steelyard.codecs.entropy import EntropyCodec
 from steelyard.codecs.float8 import Float8Codec
+from steelyard.codecs.grid import GridCodec
 from steelyard.codecs.integer import IntegerCodec
 from steelyard.codecs.low_rank import LowRankCodec
 from steelyard.codecs.microscaling import MicroscalingCodec
 from steelyard.codecs.nested import NestedCodec
 from steelyard.codecs.nvfp4 import Nvfp4Codec
+from steelyard.codecs.outliers import OutlierCodec
 from steelyard.codecs.permuted import PermutedCodec
 from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
 from steelyard.codecs.sign_chain import SignChainCodec
@@ -42,12 +45,15 @@ __all__ = [
     "CodebookCodec",
     "Codec",
     "DenseCodec",
+    "EntropyCodec",
     "Float8Codec",
+    "GridCodec",
     "IntegerCodec",
     "LowRankCodec",
     "MicroscalingCodec",
     "NestedCodec",
     "Nvfp4Codec",
+    "OutlierCodec",
     "Parts",
     "PermutedCodec",
     "SignChainCodec",

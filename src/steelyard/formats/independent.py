@@ -17,9 +17,19 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, PermutedCodec, SumCodec
+from steelyard.codecs import (
+    Codec,
+    DenseCodec,
+    EntropyCodec,
+    GridCodec,
+    IntegerCodec,
+    LowRankCodec,
+    OutlierCodec,
+    PermutedCodec,
+    SumCodec,
+)
 from steelyard.errors import VerificationError
-from steelyard.formats import independent_floats, independent_nested
+from steelyard.formats import independent_entropy, independent_floats, independent_nested
 
 _NUMPY: dict[str, Any] = {
     "BOOL": np.bool_,
@@ -138,8 +148,13 @@ def blob_rows(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> Rows:
 
 def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple[dict[str, np.ndarray], int]:
     out, columns = shape
+    if isinstance(codec, OutlierCodec):
+        return _beside_outliers(data, codec, shape)
     layout = list(independent_floats.layout_of(codec, shape) or independent_nested.layout_of(codec, shape) or ())
-    base = codec.base if isinstance(codec, SumCodec | PermutedCodec) else codec
+    base = codec.base if isinstance(codec, SumCodec | PermutedCodec | EntropyCodec) else codec
+    if isinstance(base, GridCodec):
+        layout += [("weight", "I8", shape), ("row_exponent", "U8", (out, 1))]
+        layout += [("column_exponent", "U8", (1, columns)), ("weight_scale", "F32", (1, 1))]
     if isinstance(base, IntegerCodec):
         groups = 1 if base.group_size is None else -(-columns // base.group_size)
         layout += [("weight_packed", "I32", (out, -(-columns * base.bits // 32)))]
@@ -159,8 +174,24 @@ def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple
         ]
     if isinstance(codec, PermutedCodec):
         layout += [("column_order", "I32", (1, columns))]
+    if isinstance(codec, EntropyCodec):
+        (_, dtype, size), *rest = layout
+        room = 1 + math.prod(size) * np.dtype(_NUMPY[dtype]).itemsize if codec.payload is None else codec.payload
+        layout = [("codes", "U8", (room, 1)), *rest]
     parts, begin = {}, 0
     for part, dtype, size in layout:
+        end = begin + math.prod(size) * np.dtype(_NUMPY[dtype]).itemsize
+        parts[part] = typed(data[begin:end], dtype, size)
+        begin = end
+    return parts, begin
+
+
+def _beside_outliers(
+    data: np.ndarray, codec: OutlierCodec, shape: tuple[int, int]
+) -> tuple[dict[str, np.ndarray], int]:
+    parts, begin = _blob_parts(data, codec.base, (shape[0], shape[1] - codec.columns))
+    own = (("outlier_columns", "I32", (1, codec.columns)), ("outlier_weight", codec.dtype, (shape[0], codec.columns)))
+    for part, dtype, size in own:
         end = begin + math.prod(size) * np.dtype(_NUMPY[dtype]).itemsize
         parts[part] = typed(data[begin:end], dtype, size)
         begin = end
@@ -184,10 +215,19 @@ def decoded_rows(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.nd
         return lambda start, stop: to_float32(weight[start:stop]) * (scale[start:stop] if len(scale) > 1 else scale)
     if isinstance(codec, IntegerCodec):
         return _integer_rows(codec, shape, parts)
+    if isinstance(codec, OutlierCodec):
+        apart, kept = parts["outlier_columns"].reshape(-1), to_float32(parts["outlier_weight"])
+        order = np.argsort(np.concatenate([np.setdiff1d(np.arange(shape[1]), apart), apart]))
+        rest = decoded_rows(codec.base, (shape[0], shape[1] - codec.columns), parts)
+        return lambda start, stop: np.concatenate([rest(start, stop), kept[start:stop]], axis=1)[:, order]
     if isinstance(codec, PermutedCodec):
         places = np.argsort(parts["column_order"].reshape(-1))
         inner = decoded_rows(codec.base, shape, parts)
         return lambda start, stop: inner(start, stop)[:, places]
+    if isinstance(codec, EntropyCodec):
+        return decoded_rows(codec.base, shape, independent_entropy.base_parts(codec, shape, parts))
+    if isinstance(codec, GridCodec):
+        return independent_entropy.grid_rows(parts)
     found = independent_floats.rows_of(codec, shape, parts) or independent_nested.rows_of(codec, shape, parts)
     if found is not None:
         return found

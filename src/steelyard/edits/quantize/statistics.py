@@ -39,11 +39,17 @@ class Statistics:
 
     Attributes:
         second_moment: mean over tokens of x x^T, [in, in]; or its diagonal alone, [in]; or None: nothing is known.
+        row_weight: what an error of each output costs, [out], in any unit; None: nothing is known.
     """
 
     second_moment: np.ndarray | None = None
+    row_weight: np.ndarray | None = None
     _factors: dict[tuple[float, bool], Factor] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def with_rows(self, row_weight: np.ndarray | None) -> Statistics:
+        """Return these statistics with what errors of each output cost; factors stay shared."""
+        return Statistics(self.second_moment, row_weight, self._factors, self._lock)
 
     def importance(self, columns: int) -> np.ndarray:
         """Return the mean square of every input, float64 [in]; ones if nothing is known."""
