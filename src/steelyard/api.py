@@ -80,14 +80,28 @@ def convert(
     out: str | Path,
     format: str,
     requantize: bool = False,
+    type: str | None = None,
+    mix: str | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> Converted:
-    """Write a quantized folder in another format: the same numbers, or new ones only with `requantize`."""
-    from steelyard.formats.convert import convert_folder
-    from steelyard.jobs import resolve
+    """Write a folder in another format: the same numbers, or new ones only where asked.
 
-    return convert_folder(resolve(model), out, format, requantize=requantize, resume=resume, progress=progress)
+    Args:
+        model: a folder, or a GGUF file.
+        out: the folder to make.
+        format: what to write: steelyard convert --help lists them.
+        requantize: round anew what the format cannot hold as it is.
+        type: for gguf, the type that every matrix becomes.
+        mix: for gguf, the mix of llama.cpp's that the matrices become.
+        resume: continue an interrupted run.
+        progress: advanced by tensors.
+    """
+    from steelyard.budget.convert import convert_model
+
+    return convert_model(
+        model, out, format, requantize=requantize, type=type, mix=mix, resume=resume, progress=progress
+    )
 
 
 def measure(

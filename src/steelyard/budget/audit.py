@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from steelyard.budget.convert import audit_conversion
 from steelyard.budget.plan import Plan, plan_files
 from steelyard.budget.provenance import FILE_NAME, read
 from steelyard.errors import UserError, VerificationError
@@ -33,6 +34,8 @@ def audit(folder: Path, against: str | None = None, progress: Progress = SILENT)
     checks = [_hashes(folder, sections["outputs"])]
     if against is None:
         return checks
+    if sections.get("verb") == "convert":
+        return [*checks, audit_conversion(folder, against, sections)]
     with open_model(against) as opened:
         found = opened.checkpoint.content_hash(progress)
         for name, digest in sections["inputs"].items():

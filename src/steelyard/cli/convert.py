@@ -10,6 +10,7 @@ _FORMATS = (
     "compressed-tensors",
     "steelyard",
     "dense",
+    "gguf",
     "gptq",
     "gptq-v2",
     "awq",
@@ -23,6 +24,8 @@ _FORMATS = (
 @click.option("--format", "format_name", type=click.Choice(_FORMATS), required=True, help="what to write")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
 @click.option("--requantize", is_flag=True, help="round anew what the format cannot hold as it is")
+@click.option("--type", "kind", help="gguf: round every matrix anew to this type, such as Q4_K")
+@click.option("--mix", help="gguf: round every matrix anew as llama.cpp mixes its types, such as Q4_K_M")
 @click.option("--max-shard-size", default="5GB", show_default=True, help="begin a new file above this size")
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
@@ -31,21 +34,24 @@ def command(
     format_name: str,
     out: Path,
     requantize: bool,
+    kind: str | None,
+    mix: str | None,
     max_shard_size: str,
     resume: bool,
     as_json: bool,
 ) -> None:
-    """Write the quantized folder MODEL in another format, the same numbers bit for bit."""
+    """Write MODEL, a folder or a GGUF file, in another format, the same numbers bit for bit."""
+    from steelyard.budget.convert import convert_model
     from steelyard.cli.console import progress, show_json
-    from steelyard.formats.convert import convert_folder
-    from steelyard.jobs import resolve
     from steelyard.units import format_size, parse_size
 
-    result = convert_folder(
-        resolve(model),
+    result = convert_model(
+        model,
         out,
         format_name,
         requantize=requantize,
+        type=kind,
+        mix=mix,
         max_shard_size=parse_size(max_shard_size),
         resume=resume,
         progress=progress(),

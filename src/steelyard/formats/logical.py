@@ -12,7 +12,7 @@ from steelyard.codecs import Codec
 from steelyard.errors import UserError
 from steelyard.formats.entries import read_entries
 from steelyard.formats.entry import Entry
-from steelyard.formats.gguf.reading import GgufWeights, gguf_file
+from steelyard.formats.gguf.reading import GgufCheckpoint, GgufWeights, gguf_file
 from steelyard.weights import Checkpoint
 
 
@@ -45,7 +45,7 @@ class LogicalCheckpoint:
             UserError: if it is damaged, or quantized in a way that cannot be read.
         """
         if (file := gguf_file(location)) is not None:
-            return GgufModel(file)
+            return GgufModel(file, location)
         checkpoint = Checkpoint.open(location)
         try:
             return cls(checkpoint)
@@ -122,8 +122,9 @@ class GgufModel(LogicalCheckpoint):
         weights: the file's tensors.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, location: str | Path | None = None) -> None:
         self.weights = GgufWeights(file)
+        self.checkpoint = GgufCheckpoint(location or file, file, self.weights)
         self.entries = {}
         self._names = list(self.weights.infos)
 
@@ -156,6 +157,7 @@ class GgufModel(LogicalCheckpoint):
 
     def close(self) -> None:
         """Let go of the file."""
+        self.checkpoint.close()
         self.weights.close()
 
     def __repr__(self) -> str:

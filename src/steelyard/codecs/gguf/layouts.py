@@ -87,7 +87,7 @@ def unpack(name: str, blocks: np.ndarray) -> Fields:
     whole = np.zeros((2, count, 0), np.int16)
     if name == "MXFP4":
         floats[0] = np.ldexp(1.0, data.take(1)[:, 0].astype(np.int32) - 128)
-        codes = _FP4_PLACES[data.nibbles(16)]
+        codes = FP4_PLACES[data.nibbles(16)]
     elif name in _NIBBLES:
         floats[0] = data.half()
         floats[1] = data.half() if name in _MINIMA else 0.0
@@ -140,7 +140,7 @@ def unpack(name: str, blocks: np.ndarray) -> Fields:
 
 # Sign and magnitude of the sorted levels of a 4-bit float; the code of negative zero is read as zero's.
 _FP4_CODES = [15, 14, 13, 12, 11, 10, 9, 0, 1, 2, 3, 4, 5, 6, 7]
-_FP4_PLACES = np.array([7, 8, 9, 10, 11, 12, 13, 14, 7, 6, 5, 4, 3, 2, 1, 0])
+FP4_PLACES = np.array([7, 8, 9, 10, 11, 12, 13, 14, 7, 6, 5, 4, 3, 2, 1, 0])
 
 
 def _halves(values: np.ndarray) -> np.ndarray:

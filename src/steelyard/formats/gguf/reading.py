@@ -16,12 +16,21 @@ from steelyard.errors import UserError
 from steelyard.formats.gguf.header import SUFFIX, GgufHeader, GgufInfo, read_gguf
 from steelyard.formats.gguf.names import FAMILIES, gguf_name, hub_config, row_order
 from steelyard.spec import ModelSpec
+from steelyard.weights import Checkpoint
+from steelyard.weights.folder import WeightFiles
+from steelyard.weights.header import TensorInfo
 from steelyard.weights.stores import LocalStore
 from steelyard.weights.strict_json import parse_strict
 
 _PLAIN = ("F64", "F32", "F16", "BF16")
 _CONFIG = "config.json"
 _SAFETENSORS = ".safetensors"
+_PLAIN_OF = {kind: kind for kind in _PLAIN}
+# Files of a Hugging Face model that go with a GGUF file, whatever else its folder holds.
+_BESIDE = (
+    _CONFIG, "generation_config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json", "chat_template.jinja", "tokenizer.model", "vocab.json", "merges.txt", "vocab.txt",
+)  # fmt: skip
 
 
 def gguf_file(location: str | Path) -> Path | None:
@@ -121,6 +130,42 @@ class GgufWeights:
     def close(self) -> None:
         """Let go of the file."""
         self._store.close()
+
+
+class GgufCheckpoint(Checkpoint):
+    """A GGUF file and the files beside it as other checkpoints are seen. Tensors are the model's, decoded.
+
+    A file that is named by itself is one of possibly many in its folder: of the others, those that belong to a
+    Hugging Face model are taken. A folder's only weights take all of it.
+    """
+
+    def __init__(self, location: str | Path, file: Path, weights: GgufWeights) -> None:
+        self._location, self._weights_of = str(location), weights
+        self._store = LocalStore(file.parent)
+        self._single = file.name if Path(location).is_file() else None
+        infos = {
+            name: TensorInfo(
+                name, _PLAIN_OF.get(info.kind.name, "U8"), weights.shape(name), file.name, 0, info.nbytes
+            )
+            for name, info in weights.infos.items()
+        }
+        self._weights = WeightFiles((file.name,), None, infos)
+        self._config = dict(weights.config)
+        self._others: tuple[list[str], list[str]] | None = None
+        self._closed = False
+
+    def tensor(self, name: str) -> np.ndarray[Any, Any]:
+        """Return a tensor: float32 where it was encoded, else as it is stored."""
+        self.info(name)
+        return self._weights_of.tensor(name)
+
+    def advise_done(self, name: str) -> None:
+        """Nothing is mapped for long."""
+
+    def _split(self) -> tuple[list[str], list[str]]:
+        if self._others is None and self._single is not None:
+            self._others = ([name for name in _BESIDE if self._store.has(name)], [])
+        return super()._split()
 
 
 def _spec(config: Mapping[str, Any], where: str) -> ModelSpec:
