@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.codecs import CodebookCodec, Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec, pack, split
+from steelyard.codecs import (
+    CodebookCodec,
+    Codec,
+    DenseCodec,
+    IntegerCodec,
+    LowRankCodec,
+    OutlierCodec,
+    SumCodec,
+    pack,
+    split,
+)
 
 TORCH_TYPES = {
     "F32": torch.float32,
@@ -48,7 +58,8 @@ class PackedMatrix:
             blob: uint8 [nbytes] on any device.
             rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
         """
-        plain = isinstance(self.codec, CodebookCodec | DenseCodec | IntegerCodec | LowRankCodec | SumCodec)
+        codec = self.codec.base if isinstance(self.codec, OutlierCodec) else self.codec
+        plain = isinstance(codec, CodebookCodec | DenseCodec | IntegerCodec | LowRankCodec | SumCodec)
         if not plain or (rows is None and blob.device.type == "cpu"):
             # What torch has no decoder for is decoded whole, by the codec itself.
             data = blob.detach().cpu().numpy()
@@ -92,6 +103,15 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
     if isinstance(codec, SumCodec):
         base = _decode(codec.base, parts, shape, rows)
         return base + _decode(codec.correction, parts, shape, rows)
+    if isinstance(codec, OutlierCodec):
+        apart = parts["outlier_columns"][0].long()
+        kept = parts["outlier_weight"] if rows is None else parts["outlier_weight"][rows]
+        rest = torch.ones(shape[1], dtype=torch.bool, device=apart.device)
+        rest[apart] = False
+        whole = torch.empty(len(kept), shape[1], device=apart.device)
+        whole[:, apart] = kept.float()
+        whole[:, rest] = _decode(codec.base, parts, codec.inner(shape), rows)
+        return whole
     if isinstance(codec, LowRankCodec):
         b = parts["lora_b"] if rows is None else parts["lora_b"][rows]
         return b.float() @ parts["lora_a"].float()
