@@ -83,7 +83,7 @@ def peers(widths: list[int], averages: list[float]) -> list[Peer]:
 class Bench:
     """One model: calibrated once, evaluated once, every contender measured on the same text."""
 
-    def __init__(self, name: str, location: str, out: Path) -> None:
+    def __init__(self, name: str, location: str, out: Path, curves: bool = True) -> None:
         self.name, self.out = name, out
         self.opened: OpenModel = open_model(location)
         self.options = FitOptions(ratio=0.5, calibration=str(out / f"{name}-calibration.safetensors"))
@@ -97,7 +97,7 @@ class Bench:
         self.known: dict = {}
         self.planners: dict[str, Planner] = {}
         began = time.monotonic()
-        for format in ("steelyard", "compressed-tensors"):
+        for format in ("steelyard", "compressed-tensors") if curves else ():
             planner = Planner(self.opened, formats.get(format), self.options)
             planner.learn(self.knowledge, self.known)
             self.planners[format] = planner

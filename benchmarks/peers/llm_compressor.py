@@ -1,4 +1,4 @@
-"""llm-compressor: one-shot GPTQ (or its round-to-nearest) of every linear layer, saved compressed."""
+"""llm-compressor: one-shot GPTQ, AWQ or round-to-nearest of every linear layer, saved compressed."""
 
 from common import Run, linears
 
@@ -12,6 +12,7 @@ def work():
     from datasets import Dataset
     from llmcompressor import oneshot
     from llmcompressor.modifiers.quantization import GPTQModifier, QuantizationModifier
+    from llmcompressor.modifiers.transform.awq import AWQModifier
 
     group = run.integer("group")
     arguments = QuantizationArgs(
@@ -25,8 +26,11 @@ def work():
     ignore = [] if "lm_head" not in dict(model.named_modules()) else ["lm_head"]
     ignore += [name for name, _ in model.named_modules() if name.endswith("pooler.dense")]
     tokens = run.tokens()
-    if run.options["method"] == "gptq":
+    rounding = QuantizationModifier(config_groups=groups, ignore=ignore)
+    if run.options["method"] in ("gptq", "awq"):
         recipe = [GPTQModifier(config_groups=groups, ignore=ignore)]
+        if run.options["method"] == "awq":
+            recipe = [AWQModifier(), rounding]
         data = Dataset.from_dict(
             {"input_ids": tokens.tolist(), "attention_mask": [[1] * tokens.shape[1]] * len(tokens)}
         )
@@ -38,12 +42,15 @@ def work():
             max_seq_length=tokens.shape[1],
         )
     else:
-        oneshot(model=model, recipe=[QuantizationModifier(config_groups=groups, ignore=ignore)])
+        oneshot(model=model, recipe=[rounding])
 
 
 run.timed(work)
 modules = dict(model.named_modules())
 decoded = {f"{name}.weight": modules[name].weight.detach().clone() for name in names}
+# AWQ moves scales into the norms before the linear layers.
+changed = [name for name in modules if run.options["method"] == "awq" and name.endswith("norm")]
+decoded |= {f"{name}.weight": modules[name].weight.detach().clone() for name in changed}
 saved = run.out / "saved"
 run.timed(lambda: model.save_pretrained(saved, save_compressed=True))
 run.finish(decoded, saved)
