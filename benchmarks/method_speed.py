@@ -1,0 +1,93 @@
+"""Seconds per million weights of every rounding method, and of encoding every GGUF type.
+
+    python benchmarks/method_speed.py [--size 1024] [--only gptq rtn ...]
+
+One square matrix with the second moment of its inputs at hand, on one thread. The floor of a method that uses the
+second moment is one product of the matrix with it, 2 out in^2 operations, measured in the same run: compensating an
+error exactly costs as much. Methods are run twice and the better time is taken; the first call compiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+
+from steelyard.budget.encoding import ABSMAX
+from steelyard.codecs import Codec, IntegerCodec
+from steelyard.codecs.gguf import GgufCodec
+from steelyard.codecs.gguf.types import LEVELS
+from steelyard.edits import registry
+from steelyard.edits.quantize.statistics import Statistics
+from steelyard.parallel import single_threaded_blas
+from steelyard.seeds import generator
+
+INTEGER_METHODS = ("rtn", "hqq", "gptq", "decoupleq", "sign-gradient")
+
+
+def best(work: Callable[[], object], count: int = 2) -> float:
+    """Return the least seconds of some runs."""
+    seconds = []
+    for _ in range(count):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return min(seconds)
+
+
+def sample(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return a weight float32 and a second moment float64 with a few strong directions, both [size, size]."""
+    draw = generator(0, "method speed")
+    weight = (draw.standard_t(6, size=(size, size)) * 0.04).astype(np.float32)
+    mixing = draw.normal(size=(size, size)) * np.arange(1, size + 1) ** -0.6
+    inputs = draw.normal(size=(4 * size, size)) @ mixing.T
+    return weight, inputs.T @ inputs / len(inputs)
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=1024, help="rows and columns of the matrix")
+    parser.add_argument("--only", nargs="+", default=None, help="methods and GGUF types [all]")
+    arguments = parser.parse_args()
+    weight, moment = sample(arguments.size)
+    millions = weight.size / 1e6
+    wide = moment.astype(np.float32)
+
+    def wanted(name: str) -> bool:
+        return arguments.only is None or name in arguments.only
+
+    def seconds_of(method: str, codec: Codec) -> float:
+        """The better of two runs after one that compiles; each works out its factors anew."""
+        function = registry.get(method).function
+        function(weight, codec, Statistics(moment))
+        return best(lambda: function(weight, codec, Statistics(moment)))
+
+    with single_threaded_blas():
+        weight @ wide
+        floor = best(lambda: weight @ wide, 5)
+        print(f"matrix {arguments.size} x {arguments.size}; product with the second moment {floor * 1e3:.1f} ms\n")
+        print(f"{'method':16}{'codec':>16}{'s / M weights':>15}{'/ product':>11}")
+        for codec in (IntegerCodec(4, 64, True), IntegerCodec(2, 64, False)):
+            if wanted(ABSMAX):
+                codec.encode(weight)
+                _row(ABSMAX, codec, best(partial(codec.encode, weight), 5), millions, floor)
+            for method in filter(wanted, INTEGER_METHODS):
+                _row(method, codec, seconds_of(method, codec), millions, floor)
+        print(f"\n{'GGUF type':16}{'bits':>16}{'s / M weights':>15}{'MB of bf16 / s':>16}")
+        for name in filter(wanted, LEVELS):
+            gguf = GgufCodec(name)
+            seconds = seconds_of("gguf", gguf)
+            bits = gguf.bits_per_weight(weight.shape)
+            print(f"{name:16}{bits:16.4f}{seconds / millions:15.3f}{2 * millions / seconds:16.1f}", flush=True)
+
+
+def _row(method: str, codec: Codec, seconds: float, millions: float, floor: float) -> None:
+    print(f"{method:16}{codec.label:>16}{seconds / millions:15.3f}{seconds / floor:11.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
