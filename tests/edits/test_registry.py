@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from steelyard.codecs import Codec, IntegerCodec, LowRankCodec, OutlierCodec, SumCodec
+from steelyard.codecs import CodebookCodec, Codec, IntegerCodec, LowRankCodec, OutlierCodec, SumCodec
 from steelyard.codecs.gguf import GgufCodec
 from steelyard.edits import registry
 from steelyard.edits.quantize.statistics import Statistics
@@ -33,6 +33,7 @@ def test_contract(name: str) -> None:
     base = IntegerCodec(bits=3, group_size=32)
     others: dict[str, Codec] = {"low-rank": SumCodec(base, LowRankCodec(2)), "gguf": GgufCodec("Q4_1")}
     others["outliers"] = OutlierCodec(base, 2)
+    others |= dict.fromkeys(("kmeans", "additive"), CodebookCodec(2, 6, 4))
     codec = others.get(name, base)
     before = weight.copy()
     for statistics in (Statistics(moment), Statistics(np.diag(moment)), Statistics()):
