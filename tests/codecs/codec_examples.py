@@ -22,6 +22,7 @@ from steelyard.codecs import (
     Nvfp4Codec,
     OutlierCodec,
     PermutedCodec,
+    PowerCodec,
     SignChainCodec,
     SumCodec,
     TernaryCodec,
@@ -40,6 +41,8 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
         BlockwiseCodec("fp4", 4, 128, double=True),
         BlockwiseCodec("dynamic", 5, 100),
         BlockwiseCodec("float", 3, 32, double=True),
+        BlockwiseCodec("int", 6, 16),
+        BlockwiseCodec("quantile", 3, 1024, double=True),
     ),
     "codebook": (
         CodebookCodec(1, 4, 4),
@@ -82,6 +85,7 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
     ),
     "permuted": (PermutedCodec(IntegerCodec(4, 32, False)),),
     "sign_chain": (SignChainCodec(3, 4), SignChainCodec(1, 1, "F32"), SignChainCodec(2, 8, "BF16")),
+    "power": (PowerCodec(), PowerCodec(3, None, 1.5, "F32"), PowerCodec(8, 1024, None, "F16")),
     "sum": (SumCodec(IntegerCodec(3, 32, False), LowRankCodec(3, "F16")),),
     "ternary": (TernaryCodec(), TernaryCodec(None, None, "F32"), TernaryCodec(32, 64)),
 }

@@ -19,6 +19,7 @@ from steelyard.codecs import (
     MicroscalingCodec,
     Nvfp4Codec,
     PermutedCodec,
+    PowerCodec,
     TernaryCodec,
     blob,
     split,
@@ -110,6 +111,27 @@ def ternary() -> tuple[bytes, list[list[float]]]:
     return packed + floats(0.5, 0.25), rows
 
 
+def power() -> tuple[bytes, list[list[float]]]:
+    packed = b"".join(bits([code(i, j) for j in range(IN)], 4, 12) for i in range(OUT))
+    levels = [float(np.float32(abs(n - 8) ** 1.5)) * (1 if n > 8 else -1) for n in range(16)]
+    rows = [[levels[code(i, j)] * 2.0 ** -(j // 16) for j in range(IN)] for i in range(OUT)]
+    return packed + floats(1.0, 0.5) * OUT + floats(1.5), rows
+
+
+def quantile() -> tuple[bytes, list[list[float]]]:
+    table = [n / 8 - 1 for n in range(16)]
+    scales = [1.0, 0.5, 0.25]
+    rows = [[table[code(i, j)] * scales[(i * IN + j) // 16] for j in range(IN)] for i in range(OUT)]
+    return nibbles(True) + floats(*scales) + floats(*table), rows
+
+
+def one_bit() -> tuple[bytes, list[list[float]]]:
+    """Levels of the first row -1.25 and 0.75, of the second -0.25 and 0.25."""
+    packed = b"".join(bits([code(i, j) % 2 for j in range(IN)], 1, 4) for i in range(OUT))
+    rows = [[[-1.25, 0.75][code(0, j) % 2] for j in range(IN)], [[-0.25, 0.25][code(1, j) % 2] for j in range(IN)]]
+    return packed + floats(2.0, 0.5, -0.375, -0.5), rows
+
+
 def permuted() -> tuple[bytes, list[list[float]]]:
     """Column j of what is packed is column IN - 1 - j of the matrix."""
     packed = b"".join(bits([code(i, j) for j in range(IN)], 4, 12) for i in range(OUT))
@@ -125,6 +147,9 @@ CASES: dict[str, tuple[Codec, Callable[[], tuple[bytes, list[list[float]]]]]] = 
     "microscaling": (MicroscalingCodec("F4_E2M1", 16), mxfp4),
     "nvfp4": (Nvfp4Codec(), nvfp4),
     "ternary": (TernaryCodec(1, None, "F32"), ternary),
+    "power": (PowerCodec(4, 16, None, "F32"), power),
+    "blockwise-quantile": (BlockwiseCodec("quantile", 4, 16), quantile),
+    "integer-1": (IntegerCodec(1, None, False, "F32"), one_bit),
     "permuted": (PermutedCodec(IntegerCodec(4, 16, True, "F32")), permuted),
 }
 

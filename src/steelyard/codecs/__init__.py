@@ -26,6 +26,7 @@ from steelyard.codecs.nested import NestedCodec
 from steelyard.codecs.nvfp4 import Nvfp4Codec
 from steelyard.codecs.outliers import OutlierCodec
 from steelyard.codecs.permuted import PermutedCodec
+from steelyard.codecs.power import PowerCodec
 from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
 from steelyard.codecs.sign_chain import SignChainCodec
 from steelyard.codecs.sum import SumCodec
@@ -56,6 +57,7 @@ __all__ = [
     "OutlierCodec",
     "Parts",
     "PermutedCodec",
+    "PowerCodec",
     "SignChainCodec",
     "SumCodec",
     "TernaryCodec",

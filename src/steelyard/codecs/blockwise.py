@@ -13,6 +13,12 @@ from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 
+QUANTILE = "quantile"
+"""The kind whose table is taken from the tensor and stored with it."""
+
+# Elements from which quantiles are taken: evenly spread, as many as hold about this many.
+_SEEN = 1 << 20
+
 NESTED_BLOCK = 256
 """Scales that share a scale of their own where scales are quantized too."""
 
@@ -22,14 +28,16 @@ class BlockwiseCodec(Codec):
     """w = table[code] * absmax with one absmax for each block of consecutive elements, rows one after the other.
 
     Attributes:
-        kind: of the table: "nf" (normal float), "float", "dynamic" (dynamic exponent), or "fp4" (bitsandbytes').
+        kind: of the table: "nf" (normal float), "float", "dynamic" (dynamic exponent), "fp4" (bitsandbytes'),
+            "int", or "quantile", a table of the tensor's own quantiles.
         bits: of a code, 2 to 8; "fp4" has 4.
         block: elements under one scale.
         double: whether the scales, less their mean, are 8-bit dynamic numbers in blocks of 256.
 
     Parts of [out, in], n = out * in: weight_packed U8 [ceil(n*bits/8), 1], codes from the highest bit of a byte
     down; absmax F32 [blocks, 1]; if double, absmax is U8, and nested_absmax F32 [ceil(blocks/256), 1] and
-    nested_offset F32 [1, 1] follow. At 4 bits these are the arrays of bitsandbytes.
+    nested_offset F32 [1, 1] follow; for quantiles, last, table F32 [1, 2**bits]. At 4 bits these are the arrays of
+    bitsandbytes.
 
     Source: Dettmers and Zettlemoyer 2023; Dettmers et al. 2023, QLoRA, section 3.
 
@@ -46,8 +54,8 @@ class BlockwiseCodec(Codec):
     name: ClassVar[str] = "blockwise"
 
     def __post_init__(self) -> None:
-        if self.kind not in tables.KINDS:
-            raise UserError(f"blockwise kind is one of {', '.join(tables.KINDS)}; not {self.kind}")
+        if self.kind not in (*tables.KINDS, QUANTILE):
+            raise UserError(f"blockwise kind is one of {', '.join((*tables.KINDS, QUANTILE))}; not {self.kind}")
         if isinstance(self.bits, bool) or self.bits not in range(2, 9) or (self.kind == "fp4" and self.bits != 4):
             raise UserError(f"blockwise codes have 2 to 8 bits, fp4 has 4; not {self.bits} of {self.kind}")
         if isinstance(self.block, bool) or self.block not in range(16, 4097):
@@ -61,8 +69,12 @@ class BlockwiseCodec(Codec):
 
     @property
     def table(self) -> np.ndarray:
-        """The value of every code, float32 [2**bits]."""
+        """The value of every code of a kind whose table is the same for all tensors, float32 [2**bits]."""
         return tables.table(self.kind, self.bits)
+
+    def table_of(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the value of every code, float32 [2**bits]."""
+        return parts["table"].reshape(-1) if self.kind == QUANTILE else self.table
 
     def parts(self, shape: Shape) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return the codes and the scales, flat."""
@@ -75,6 +87,8 @@ class BlockwiseCodec(Codec):
         if self.double:
             found["nested_absmax"] = ("F32", (-(-blocks // NESTED_BLOCK), 1))
             found["nested_offset"] = ("F32", (1, 1))
+        if self.kind == QUANTILE:
+            found["table"] = ("F32", (1, 1 << self.bits))
         return found
 
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
@@ -85,19 +99,26 @@ class BlockwiseCodec(Codec):
         scales: Parts = {"absmax": np.abs(blocks).max(axis=1, keepdims=True)}
         if self.double:
             scales = _quantize_scales(scales["absmax"])
-        codes = tables.encode(blocks, self._absmax(scales), self.block, self.table)
+        absmax = self.absmax_of(scales)
+        last: Parts = {}
+        if self.kind == QUANTILE:
+            taken = blocks[:: max(1, blocks.size // _SEEN)]
+            shares = taken / np.where(absmax != 0, absmax, 1)[:: max(1, blocks.size // _SEEN)]
+            last["table"] = tables.quantiles(shares, self.bits).reshape(1, -1)
+        codes = tables.encode(blocks, absmax, self.block, self.table_of(last))
         flat = codes.reshape(-1)[: weight.size]
-        return {"weight_packed": pack_high_first(flat, self.bits).reshape(-1, 1), **scales}
+        return {"weight_packed": pack_high_first(flat, self.bits).reshape(-1, 1), **scales, **last}
 
     def decode(self, parts: Mapping[str, np.ndarray], shape: Shape) -> np.ndarray:
         """Return table[code] * absmax."""
         check_parts(self, parts, shape)
         out, columns = matrix(self, shape)
         codes = unpack_high_first(parts["weight_packed"].reshape(-1), self.bits, out * columns)
-        decoded = tables.decode(_blocks(codes, self.block), self._absmax(parts), self.block, self.table)
+        decoded = tables.decode(_blocks(codes, self.block), self.absmax_of(parts), self.block, self.table_of(parts))
         return np.ascontiguousarray(decoded.reshape(-1)[: out * columns].reshape(out, columns))
 
-    def _absmax(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+    def absmax_of(self, parts: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Return the scales, float32 [blocks, 1]."""
         if not self.double:
             return parts["absmax"]
         blocks = _blocks(parts["absmax"].reshape(-1), NESTED_BLOCK)

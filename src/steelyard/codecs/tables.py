@@ -13,8 +13,8 @@ import numpy as np
 
 from steelyard.parallel import map_threads
 
-KINDS = ("nf", "float", "dynamic", "fp4")
-"""Quantiles of the normal distribution; sign, exponent, fraction; dynamic exponent; bitsandbytes' own fp4."""
+KINDS = ("nf", "float", "dynamic", "fp4", "int")
+"""Normal quantiles; sign, exponent, fraction; dynamic exponent; bitsandbytes' own fp4; integers."""
 
 _EXPONENT_BITS = {2: 1, 3: 2, 4: 2, 5: 3, 6: 3, 7: 4, 8: 4}
 _ROWS = 1 << 14
@@ -31,7 +31,8 @@ _NF4 = (
 @lru_cache(maxsize=32)
 def table(kind: str, bits: int) -> np.ndarray:
     """Return the value of every code, float32 [2**bits], the largest magnitude 1; read-only."""
-    made = {"nf": _normal, "float": _float, "dynamic": _dynamic, "fp4": _bitsandbytes_fp4}[kind](bits)
+    makers = {"nf": _normal, "float": _float, "dynamic": _dynamic, "fp4": _bitsandbytes_fp4, "int": _integers}
+    made = makers[kind](bits)
     values = np.asarray(made, np.float64).astype(np.float32)
     values.setflags(write=False)
     return values
@@ -84,6 +85,24 @@ def decode(codes: np.ndarray, scale: np.ndarray, group: int, values: np.ndarray)
     return weight
 
 
+def quantiles(values: np.ndarray, bits: int) -> np.ndarray:
+    """Return a table whose entries are used equally often, float32 [2**bits], sorted.
+
+    Entry i is the middle between the quantiles i / 2**bits and (i + 1) / 2**bits.
+
+    Args:
+        values: numbers the table is for.
+        bits: of a code.
+
+    Source: Dettmers et al. 2022, 8-bit optimizers via block-wise quantization, 2110.02861; the quantile type of
+        Dettmers and Zettlemoyer 2023.
+    """
+    count = 1 << bits
+    edges = np.quantile(values.reshape(-1).astype(np.float64), np.arange(count + 1) / count)
+    middles: np.ndarray = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
+    return middles
+
+
 def pack_low_first(codes: np.ndarray) -> np.ndarray:
     """Return two 4-bit codes of a row in each byte, the first in its low half: uint8 [rows, ceil(columns / 2)]."""
     padded = np.zeros((codes.shape[0], -(-codes.shape[1] // 2) * 2), np.uint8)
@@ -113,6 +132,12 @@ def _normal(bits: int) -> list[float]:
     below = [-quantile(p) for p in np.linspace(offset, 0.5, half)[:-1]]
     values = sorted([*above, 0.0, *below])
     return [value / values[-1] for value in values]
+
+
+def _integers(bits: int) -> list[float]:
+    """Evenly spaced from -1 to 1 with 0 among them; the one code that is left over is another 0."""
+    top = (1 << (bits - 1)) - 1
+    return [0.0, *(code / top for code in range(-top, top + 1))] if top else [0.0, 1.0]
 
 
 def _float(bits: int) -> list[float]:

@@ -89,7 +89,7 @@ class TernaryCodec(Codec):
         for i in range(down):
             for j in range(across):
                 best[i, j] = best_scale(wide[i * height : (i + 1) * height, j * width : (j + 1) * width])
-        scale = self._representable(best)
+        scale = self.representable(best)
         each = spread(scale.astype(np.float32), wide.shape, self.rows, self.columns)
         trits = (np.abs(wide) > each / 2) * np.sign(wide)
         return {"weight_packed": pack_trits(trits.astype(np.int8)), "weight_scale": scale}
@@ -104,7 +104,8 @@ class TernaryCodec(Codec):
         )
         return result
 
-    def _representable(self, scale: np.ndarray) -> np.ndarray:
+    def representable(self, scale: np.ndarray) -> np.ndarray:
+        """Return scales in the stored type, above 0."""
         kind = numpy_type(self.scale_dtype)
         info: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]
         result: np.ndarray = np.clip(scale, np.float32(info.smallest_normal), np.float32(info.max)).astype(kind)

@@ -19,6 +19,7 @@ from steelyard.codecs import (
     Float8Codec,
     MicroscalingCodec,
     Nvfp4Codec,
+    PowerCodec,
     TernaryCodec,
 )
 
@@ -34,10 +35,15 @@ def layout_of(codec: Codec, shape: tuple[int, int]) -> Layout | None:
     if isinstance(codec, BlockwiseCodec):
         blocks = math.ceil(out * columns / codec.block)
         found: Layout = [("weight_packed", "U8", (math.ceil(out * columns * codec.bits / 8), 1))]
+        own: Layout = [("table", "F32", (1, 2**codec.bits))] if codec.kind == "quantile" else []
         if not codec.double:
-            return [*found, ("absmax", "F32", (blocks, 1))]
+            return [*found, ("absmax", "F32", (blocks, 1)), *own]
         nested = [("nested_absmax", "F32", (math.ceil(blocks / 256), 1)), ("nested_offset", "F32", (1, 1))]
-        return [*found, ("absmax", "U8", (blocks, 1)), *nested]
+        return [*found, ("absmax", "U8", (blocks, 1)), *nested, *own]
+    if isinstance(codec, PowerCodec):
+        scales = ("weight_scale", codec.scale_dtype, (out, math.ceil(columns / (codec.group_size or columns))))
+        packed = ("weight_packed", "I32", (out, math.ceil(columns * codec.bits / 32)))
+        return [packed, scales, ("exponent", "F32", (1, 1))]
     if isinstance(codec, CodebookCodec):
         fields = math.ceil(columns / codec.group) * codec.codebooks
         return [
@@ -69,6 +75,8 @@ def rows_of(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.ndarray
         return _blockwise(codec, shape, parts)
     if isinstance(codec, CodebookCodec):
         return _codewords(codec, columns, parts)
+    if isinstance(codec, PowerCodec):
+        return _powers(codec, shape, parts)
     if isinstance(codec, Nvfp4Codec):
         scale = parts["weight_scale"].astype(np.float32) / parts["weight_global_scale"].reshape(())
         return lambda a, b: (
@@ -128,7 +136,8 @@ def _blockwise(codec: BlockwiseCodec, shape: tuple[int, int], parts: Mapping[str
     if codec.double:
         nested = parts["nested_absmax"].reshape(-1)[np.arange(len(absmax)) // 256]
         absmax = codec_table("dynamic", 8)[absmax] * nested + parts["nested_offset"].reshape(())
-    table, stream = codec_table(codec.kind, codec.bits), parts["weight_packed"].reshape(-1)
+    table = parts["table"].reshape(-1) if "table" in parts else codec_table(codec.kind, codec.bits)
+    stream = parts["weight_packed"].reshape(-1)
 
     def rows(start: int, stop: int) -> np.ndarray:
         first, last = start * columns, stop * columns
@@ -157,6 +166,22 @@ def _codewords(codec: CodebookCodec, columns: int, parts: Mapping[str, np.ndarra
         for index in range(1, codec.codebooks):
             values = values + words[codes[:, :, index]]
         decoded: np.ndarray = values.reshape(stop - start, -1)[:, :columns] * scale[start:stop]
+        return decoded
+
+    return rows
+
+
+def _powers(codec: PowerCodec, shape: tuple[int, int], parts: Mapping[str, np.ndarray]) -> Rows:
+    columns, bits = shape[1], codec.bits
+    exponent, half = float(parts["exponent"][0, 0]), 1 << (bits - 1)
+    values = np.array([math.copysign(abs(n) ** exponent, n) for n in range(-half, half)], np.float32)
+    scale = parts["weight_scale"].astype(np.float32)
+
+    def rows(start: int, stop: int) -> np.ndarray:
+        held = np.ascontiguousarray(parts["weight_packed"][start:stop]).view(np.uint8)
+        stream = np.unpackbits(held, axis=1, bitorder="little")[:, : columns * bits].reshape(-1, columns, bits)
+        codes = (stream.astype(np.int32) << np.arange(bits, dtype=np.int32)).sum(axis=2)
+        decoded: np.ndarray = values[codes] * _wide(scale[start:stop], codec.group_size or columns, columns)
         return decoded
 
     return rows

@@ -41,7 +41,7 @@ class Grid:
         size = codec.group_size or columns
         low, high = codec.code_range
         bounds = np.append(np.arange(0, columns, size), columns)
-        return cls(float(low), float(high), codec.symmetric, bounds, _number(codec.scale_dtype))
+        return cls(float(low), float(high), codec.symmetric, bounds, number_of(codec.scale_dtype))
 
     @property
     def centre(self) -> float:
@@ -58,12 +58,7 @@ class Grid:
 
         What `_kernels.to_scale` does, for arrays.
         """
-        veltkamp, normal_from, shift, smallest, largest = self.number
-        magnitude = np.minimum(np.abs(scale), largest)
-        wide = magnitude * veltkamp
-        rounded = np.where(magnitude >= normal_from, wide - (wide - magnitude), (magnitude + shift) - shift)
-        found: np.ndarray = np.copysign(np.clip(rounded, smallest, largest), scale)
-        return found
+        return stored(scale, self.number)
 
     def group_of(self) -> np.ndarray:
         """Return the group of every column, int64 [in]."""
@@ -71,7 +66,22 @@ class Grid:
         return np.repeat(np.arange(self.groups), sizes)
 
 
-def _number(dtype: str) -> np.ndarray:
+def stored(scale: np.ndarray, number: np.ndarray) -> np.ndarray:
+    """Return scales as a dtype holds them, none of them 0; float64."""
+    veltkamp, normal_from, shift, smallest, largest = number
+    magnitude = np.minimum(np.abs(scale), largest)
+    wide = magnitude * veltkamp
+    rounded = np.where(magnitude >= normal_from, wide - (wide - magnitude), (magnitude + shift) - shift)
+    found: np.ndarray = np.copysign(np.clip(rounded, smallest, largest), scale)
+    return found
+
+
+def number_of(dtype: str) -> np.ndarray:
+    """Return a dtype of scales as `_kernels.to_scale` wants it.
+
+    Raises:
+        UserError: if scales of this dtype cannot be searched.
+    """
     if dtype not in _SCALE_NUMBERS:
         accepted = ", ".join(_SCALE_NUMBERS)
         raise UserError(f"scales cannot be searched in {dtype}; accepted are {accepted}")
