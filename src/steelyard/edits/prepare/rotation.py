@@ -118,7 +118,8 @@ def moments_between(pair: Pair, read: Read, moment: Moment) -> np.ndarray:
     if seen is not None:
         heads = seen.reshape(len(seen) // size, size, -1, size)
         blocks = heads[np.arange(len(heads)), :, np.arange(len(heads)), :].astype(np.float64)
-        return blocks.reshape(-1, pair.repeat, size, size).sum(axis=1)
+        summed: np.ndarray = blocks.reshape(-1, pair.repeat, size, size).sum(axis=1)
+        return summed
     weight = pair.written(read(pair.writer)).reshape(-1, size, read(pair.writer).shape[1])
     entering = moment(pair.writer)
     inner = np.eye(weight.shape[2]) if entering is None else entering.astype(np.float64)
