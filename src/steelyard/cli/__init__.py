@@ -23,6 +23,7 @@ VERBS = {
     "tune": "Train the codes of a quantized model; its bytes stay.",
     "convert": "The same quantized weights in another format.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
+    "outliers": "Which channels of weights and inputs make a model hard to round.",
     "run": "Carry out a recipe.",
     "verify": "Read an output folder again, independently, and check it.",
     "report": "Build a folder's report again.",
