@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from steelyard.budget.encoding import methods_for
 from steelyard.codecs import (
     BlockwiseCodec,
     Codec,
+    Float8Codec,
     IntegerCodec,
     MicroscalingCodec,
     Nvfp4Codec,
@@ -112,6 +114,9 @@ CODECS: list[Codec] = [
     MicroscalingCodec("F4_E2M1", 32),
     Nvfp4Codec(16),
     TernaryCodec(1, 32),
+    Float8Codec("F8_E4M3", 8, 48),
+    Float8Codec("F8_E5M2", None, None),
+    MicroscalingCodec("F8_E5M2"),
 ]
 
 
@@ -123,15 +128,15 @@ def test_levels_gain_from_compensation(case: tuple[np.ndarray, np.ndarray], code
     assert list(found.parts()) == list(codec.parts(weight.shape))
     mine = lost(weight, found.decode(), moment)
     assert mine < 0.8 * lost(weight, codec.decode(codec.encode(weight), weight.shape), moment)
+    assert methods_for(codec) == ("gptq-levels",)
     alone = gptq_levels(weight, codec, Statistics(np.diagonal(moment)), ScalarOptions())
     assert mine < lost(weight, alone.decode(), moment)
 
 
-def test_what_has_no_levels_is_refused(case: tuple[np.ndarray, np.ndarray]) -> None:
-    weight, _ = case
-    with pytest.raises(UserError, match="do not divide"):
-        gptq_levels(weight, BlockwiseCodec("nf", 4, 64))
-    with pytest.raises(UserError, match="no levels"):
-        gptq_levels(weight, IntegerCodec(4))
+def test_what_has_no_levels_of_its_own_is_left_to_the_codec(case: tuple[np.ndarray, np.ndarray]) -> None:
+    weight, moment = case
+    for codec in (BlockwiseCodec("nf", 4, 64), TernaryCodec(None, None)):
+        parts = gptq_levels(weight, codec, Statistics(moment)).parts()
+        assert all(parts[key].tobytes() == part.tobytes() for key, part in codec.encode(weight).items())
     with pytest.raises(UserError, match="power codes"):
         nupes(weight, IntegerCodec(4))  # type: ignore[arg-type]

@@ -9,7 +9,16 @@ import sys
 import numpy as np
 import pytest
 
-from steelyard.codecs import CodebookCodec, Codec, IntegerCodec, LowRankCodec, OutlierCodec, SumCodec
+from steelyard.codecs import (
+    BlockwiseCodec,
+    CodebookCodec,
+    Codec,
+    IntegerCodec,
+    LowRankCodec,
+    OutlierCodec,
+    PowerCodec,
+    SumCodec,
+)
 from steelyard.codecs.gguf import GgufCodec
 from steelyard.edits import registry
 from steelyard.edits.quantize.statistics import Statistics
@@ -32,8 +41,9 @@ def test_contract(name: str) -> None:
     weight, moment = correlated(0, 32, 64)
     base = IntegerCodec(bits=3, group_size=32)
     others: dict[str, Codec] = {"low-rank": SumCodec(base, LowRankCodec(2)), "gguf": GgufCodec("Q4_1")}
-    others["outliers"] = OutlierCodec(base, 2)
+    others |= {"outliers": OutlierCodec(base, 2), "rotated": RotatedCodec(base, 32)}
     others |= dict.fromkeys(("kmeans", "additive"), CodebookCodec(2, 6, 4))
+    others |= {"nupes": PowerCodec(3, 32), "gptq-levels": BlockwiseCodec("nf", 3, 32)}
     codec = others.get(name, base)
     before = weight.copy()
     for statistics in (Statistics(moment), Statistics(np.diag(moment)), Statistics()):

@@ -1,4 +1,4 @@
-"""GPTQ for codecs whose codes stand for numbers that are not evenly spaced: NF4, MXFP4, NVFP4, trits, powers."""
+"""GPTQ for codecs whose codes stand for numbers that are not evenly spaced: NF4, MXFP4, NVFP4, FP8, trits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from steelyard.codecs import BlockwiseCodec, Codec, MicroscalingCodec, Nvfp4Codec, TernaryCodec, tables
+from steelyard.codecs import (
+    BlockwiseCodec,
+    Codec,
+    Float8Codec,
+    MicroscalingCodec,
+    Nvfp4Codec,
+    TernaryCodec,
+    tables,
+)
+from steelyard.codecs.base import numpy_type
 from steelyard.codecs.blockwise import pack_high_first
 from steelyard.codecs.microscaling import power
 from steelyard.codecs.ternary import pack_trits
@@ -76,25 +85,26 @@ class _Target:
 
 @method(
     name="gptq-levels",
-    summary="GPTQ for codecs of unevenly spaced levels: normal floats, MXFP4, NVFP4, trits",
+    summary="GPTQ for codecs of unevenly spaced levels: normal floats, MXFP4, NVFP4, FP8, trits",
     paper="Frantar et al. 2022, arXiv 2210.17323",
     options=ScalarOptions,
 )
 def gptq_levels(
     weight: np.ndarray,
-    codec: Codec,
+    codec: BlockwiseCodec | Float8Codec | MicroscalingCodec | Nvfp4Codec | TernaryCodec,
     statistics: Statistics | None = None,
     options: ScalarOptions | None = None,
 ) -> Chosen:
     """Round a matrix column by column to the levels of a codec, later columns making up for each error.
 
     As `gptq`, but the nearest level is looked up. Scales of float types are searched beforehand and refitted
-    afterwards, as are those of blockwise codes that are not quantized themselves; powers of two, 8-bit scales and
-    quantized ones stay what the codec makes of the extremes.
+    afterwards, as are those of blockwise codes that are not quantized themselves; powers of two, 8-bit scales,
+    quantized ones and those of 8-bit floats stay what the codec makes of the extremes. Trits under one scale for
+    many rows, and blocks that do not divide the rows, are left to the codec's own encoder.
 
     Args:
         weight: [out, in], any float dtype.
-        codec: blockwise with blocks that divide the rows, microscaling of 4 bits, nvfp4, or ternary by rows.
+        codec: what to round to.
         statistics: of the inputs. Without a full second moment levels are the nearest, under searched scales.
         options: see `ScalarOptions`.
 
@@ -102,13 +112,15 @@ def gptq_levels(
         What is stored.
 
     Raises:
-        UserError: if the codec is none of these, or the statistics do not fit the matrix.
+        UserError: if the statistics do not fit the matrix.
     """
     options = options or ScalarOptions()
     statistics = statistics or Statistics()
     wide = np.ascontiguousarray(weight, np.float32)
     shape = (wide.shape[0], wide.shape[1])
     target = _target(wide, codec)
+    if target is None:
+        return Chosen(codec, codec.encode(wide), shape)
     factor = statistics.factor(shape[1], options.damping, options.activation_order)
     importance = statistics.importance(shape[1]) if factor is None else factor.importance
     codes = np.empty(shape, np.int16)
@@ -128,14 +140,16 @@ def gptq_levels(
     return Chosen(codec, target.write(codes, scales), shape)
 
 
-def _target(wide: np.ndarray, codec: Codec) -> _Target:
-    if isinstance(codec, BlockwiseCodec):
+def _target(wide: np.ndarray, codec: Codec) -> _Target | None:
+    if isinstance(codec, BlockwiseCodec) and wide.shape[1] % codec.block == 0:
         return _blockwise(wide, codec)
     if isinstance(codec, TernaryCodec) and codec.rows == 1:
         return _ternary(wide, codec)
     if isinstance(codec, Nvfp4Codec) or (isinstance(codec, MicroscalingCodec) and codec.element == "F4_E2M1"):
         return _fp4(wide, codec)
-    raise UserError(f"gptq-levels has no levels for {codec.label}")
+    if isinstance(codec, Float8Codec | MicroscalingCodec):
+        return _fp8(wide, codec)
+    return None
 
 
 def _blockwise(wide: np.ndarray, codec: BlockwiseCodec) -> _Target:
@@ -183,6 +197,24 @@ def _fp4(wide: np.ndarray, codec: Nvfp4Codec | MicroscalingCodec) -> _Target:
         return {**parts, "weight_packed": tables.pack_low_first(places[codes])}
 
     return _Target(Levels(values, _levels.bounds_of(wide.shape[1], codec.group_size), _FIXED), scale, write)
+
+
+def _fp8(wide: np.ndarray, codec: Float8Codec | MicroscalingCodec) -> _Target:
+    parts = codec.encode(wide)
+    kind = numpy_type(codec.dtype if isinstance(codec, Float8Codec) else codec.element)
+    table = np.arange(256, dtype=np.uint8).view(kind).astype(np.float32)
+    finite = np.flatnonzero(np.isfinite(table))
+    values, places = _sorted(table[finite])
+    if isinstance(codec, Float8Codec):
+        group, height = codec.columns, codec.rows or len(wide)
+        scale = np.repeat(parts["weight_scale"].astype(np.float32), height, axis=0)[: len(wide)]
+    else:
+        group, scale = codec.group_size, power(parts["weight_scale"])
+
+    def write(codes: np.ndarray, scales: np.ndarray) -> dict[str, np.ndarray]:
+        return {**parts, "weight": finite.astype(np.uint8)[places[codes]].view(kind)}
+
+    return _Target(Levels(values, _levels.bounds_of(wide.shape[1], group), _FIXED), scale, write)
 
 
 def _sorted(table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
