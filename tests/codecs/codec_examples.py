@@ -23,6 +23,7 @@ from steelyard.codecs import (
     OutlierCodec,
     PermutedCodec,
     PowerCodec,
+    RotatedCodec,
     SignChainCodec,
     SumCodec,
     TernaryCodec,
@@ -86,6 +87,7 @@ EXAMPLES: Mapping[str, tuple[Codec, ...]] = {
     "permuted": (PermutedCodec(IntegerCodec(4, 32, False)),),
     "sign_chain": (SignChainCodec(3, 4), SignChainCodec(1, 1, "F32"), SignChainCodec(2, 8, "BF16")),
     "power": (PowerCodec(), PowerCodec(3, None, 1.5, "F32"), PowerCodec(8, 1024, None, "F16")),
+    "rotated": (RotatedCodec(IntegerCodec(3, 24, False, "F32"), 8, "F32"),),
     "sum": (SumCodec(IntegerCodec(3, 32, False), LowRankCodec(3, "F16")),),
     "ternary": (TernaryCodec(), TernaryCodec(None, None, "F32"), TernaryCodec(32, 64)),
 }

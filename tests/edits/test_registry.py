@@ -17,6 +17,7 @@ from steelyard.codecs import (
     LowRankCodec,
     OutlierCodec,
     PowerCodec,
+    RotatedCodec,
     SumCodec,
 )
 from steelyard.codecs.gguf import GgufCodec

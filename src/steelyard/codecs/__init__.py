@@ -27,6 +27,7 @@ from steelyard.codecs.nvfp4 import Nvfp4Codec
 from steelyard.codecs.outliers import OutlierCodec
 from steelyard.codecs.permuted import PermutedCodec
 from steelyard.codecs.power import PowerCodec
+from steelyard.codecs.rotated import RotatedCodec
 from steelyard.codecs.rows import compile_kernels, pack, require_finite, unpack
 from steelyard.codecs.sign_chain import SignChainCodec
 from steelyard.codecs.sum import SumCodec
@@ -58,6 +59,7 @@ __all__ = [
     "Parts",
     "PermutedCodec",
     "PowerCodec",
+    "RotatedCodec",
     "SignChainCodec",
     "SumCodec",
     "TernaryCodec",

@@ -26,6 +26,7 @@ from steelyard.codecs import (
     LowRankCodec,
     OutlierCodec,
     PermutedCodec,
+    RotatedCodec,
     SumCodec,
 )
 from steelyard.errors import VerificationError
@@ -150,6 +151,10 @@ def _blob_parts(data: np.ndarray, codec: Codec, shape: tuple[int, int]) -> tuple
     out, columns = shape
     if isinstance(codec, OutlierCodec):
         return _beside_outliers(data, codec, shape)
+    if isinstance(codec, RotatedCodec):
+        inner, begin = _blob_parts(data, codec.base, shape)
+        end = begin + columns * np.dtype(_NUMPY[codec.dtype]).itemsize
+        return {**inner, "column_scale": typed(data[begin:end], codec.dtype, (1, columns))}, end
     layout = list(independent_floats.layout_of(codec, shape) or independent_nested.layout_of(codec, shape) or ())
     base = codec.base if isinstance(codec, SumCodec | PermutedCodec | EntropyCodec) else codec
     if isinstance(base, GridCodec):
@@ -190,8 +195,11 @@ def _beside_outliers(
     data: np.ndarray, codec: OutlierCodec, shape: tuple[int, int]
 ) -> tuple[dict[str, np.ndarray], int]:
     parts, begin = _blob_parts(data, codec.base, (shape[0], shape[1] - codec.columns))
-    own = (("outlier_columns", "I32", (1, codec.columns)), ("outlier_weight", codec.dtype, (shape[0], codec.columns)))
-    for part, dtype, size in own:
+    count = codec.columns
+    for part, dtype, size in (
+        ("outlier_columns", "I32", (1, count)),
+        ("outlier_weight", codec.dtype, (shape[0], count)),
+    ):
         end = begin + math.prod(size) * np.dtype(_NUMPY[dtype]).itemsize
         parts[part] = typed(data[begin:end], dtype, size)
         begin = end
@@ -220,6 +228,9 @@ def decoded_rows(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.nd
         order = np.argsort(np.concatenate([np.setdiff1d(np.arange(shape[1]), apart), apart]))
         rest = decoded_rows(codec.base, (shape[0], shape[1] - codec.columns), parts)
         return lambda start, stop: np.concatenate([rest(start, stop), kept[start:stop]], axis=1)[:, order]
+    if isinstance(codec, RotatedCodec):
+        turned, each = decoded_rows(codec.base, shape, parts), to_float32(parts["column_scale"])
+        return lambda start, stop: _butterflies(turned(start, stop), codec.block) * each
     if isinstance(codec, PermutedCodec):
         places = np.argsort(parts["column_order"].reshape(-1))
         inner = decoded_rows(codec.base, shape, parts)
@@ -232,6 +243,19 @@ def decoded_rows(codec: Codec, shape: tuple[int, int], parts: Mapping[str, np.nd
     if found is not None:
         return found
     raise VerificationError(f"no independent decoder for {codec.label}")
+
+
+def _butterflies(rows: np.ndarray, block: int) -> np.ndarray:
+    """Return rows times Sylvester's matrix, each whole block of columns apart, by sums and differences."""
+    whole, turned = rows.shape[1] // block * block, rows.astype(np.float32)
+    span = 1
+    while span < block:
+        halves = turned[:, :whole].reshape(len(rows), -1, 2, span)
+        both = np.stack([halves[:, :, 0] + halves[:, :, 1], halves[:, :, 0] - halves[:, :, 1]], axis=2)
+        turned[:, :whole] = both.reshape(len(rows), whole)
+        span *= 2
+    turned[:, :whole] /= np.float32(math.sqrt(block))
+    return turned
 
 
 def _integer_rows(codec: IntegerCodec, shape: tuple[int, int], parts: Mapping[str, np.ndarray]) -> Rows:
