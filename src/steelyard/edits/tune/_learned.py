@@ -24,7 +24,7 @@ class OnGrid:
     def __init__(self, start: Start) -> None:
         self.grid = Grid.of(start.codec, (start.weight.shape[0], start.weight.shape[1]))
         codes, scale, zero = self.grid.read(start.parts)
-        original = self.grid.fold(torch.from_numpy(np.ascontiguousarray(start.weight, np.float32)))
+        original = self.grid.fold(torch.from_numpy(np.array(start.weight, np.float32)))
         self.sign = torch.copysign(torch.ones(()), scale)
         self.scale, self.zero = scale, zero
         self.origin = into_cells(original, codes, scale, zero)
