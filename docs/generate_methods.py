@@ -11,6 +11,7 @@ from typing import Any
 
 from steelyard.codecs import base as codecs
 from steelyard.edits import registry
+from steelyard.edits.tune import registry as tuning
 from steelyard.formats import FORMATS
 from steelyard.recipes.steps import STEPS
 from steelyard.spec import architectures
@@ -28,7 +29,7 @@ What is registered, as the registries tell it. Nothing on this page is written b
 
 def page() -> str:
     """Return the page."""
-    sections = [_HEAD, *_methods(), *_codecs(), *_formats(), *_architectures(), *_steps()]
+    sections = [_HEAD, *_methods(), *_tuners(), *_codecs(), *_formats(), *_architectures(), *_steps()]
     return "\n".join(sections).rstrip("\n") + "\n"
 
 
@@ -43,6 +44,24 @@ def _methods() -> Iterable[str]:
         yield f"### Options of `{row['name']}`\n\nIn `{row['module']}`.\n"
         options = [(f"`{o['name']}`", f"`{o['default']}`", o["description"]) for o in row["options"]]
         yield _table(("option", "default", "meaning"), options)
+
+
+def _tuners() -> Iterable[str]:
+    yield "## Ways of training\n"
+    yield "What `steelyard tune --method` takes, and the `--settings` of each: see [Tune](tune.md).\n"
+    yield _table(
+        ("method", "what it does", "codecs", "paper"),
+        [
+            (f"`{t.name}`", t.summary, ", ".join(f"`{codec.name}`" for codec in t.codecs), t.paper)
+            for t in tuning.tuners().values()
+        ],
+    )
+    rows = [
+        (f"`{t.name}`", f"`{name}`", f"`{field.get_default()}`", field.description or "")
+        for t in tuning.tuners().values()
+        for name, field in t.options.model_fields.items()
+    ]
+    yield _table(("method", "setting", "default", "meaning"), rows)
 
 
 def _codecs() -> Iterable[str]:

@@ -13,6 +13,10 @@ from torch import Tensor
 from steelyard.codecs import Codec, IntegerCodec, TernaryCodec
 from steelyard.codecs.ternary import pack_trits, unpack_trits
 
+MARGIN = 0.25
+"""How far from the edges of its cell a weight begins, in steps. Nearer to them the first updates undo much of what
+rounding by second moments had gained: measured on the reference model."""
+
 _TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -122,7 +126,7 @@ class Grid:
         return {"weight_packed": pack_trits(plain), "weight_scale": scales.astype(kind)}
 
 
-def into_cells(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, margin: float = 1e-3) -> Tensor:
+def into_cells(weight: Tensor, codes: Tensor, scale: Tensor, zero: Tensor, margin: float = MARGIN) -> Tensor:
     """Return the weights moved as little as it takes to be rounded to `codes`.
 
     Training then starts at what is stored, wherever its codes come from, and still knows how near to another code
