@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test check docs clean
+.PHONY: setup demo test test-llama check docs clean
 
 setup: $(VENV)/.ready
 
@@ -25,6 +25,11 @@ demo: setup
 
 test: setup check
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# llama.cpp itself, built from source: loads, generates and quantizes beside ours.
+test-llama: setup
+	@$(BIN)/python scripts/setup_llama.py
+	@$(BIN)/python -m pytest tests/llama
 
 check: setup
 	@$(BIN)/ruff check src tests benchmarks scripts

@@ -153,9 +153,9 @@ def test_models_without_a_place_are_refused(tmp_path: Path) -> None:
     folder = build_tiny("bert-masked", tmp_path / "bert")
     with open_model(folder) as opened, pytest.raises(UserError, match=r"no place for cls\.predictions"):
         bound(get("gguf"), opened.checkpoint, opened.spec)
-    scaled = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+    scaled = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
     folder = build_tiny("llama", tmp_path / "llama", rope_parameters=scaled)
-    with open_model(folder) as opened, pytest.raises(UserError, match="yarn"):
+    with open_model(folder) as opened, pytest.raises(UserError, match="dynamic"):
         bound(get("gguf"), opened.checkpoint, opened.spec)
 
 

@@ -87,17 +87,15 @@ def _yarn(config: Mapping[str, Any], scaling: Mapping[str, Any]) -> dict[str, Va
     """Return what YaRN needs beside its factor; llama.cpp multiplies by 1 + 0.1 ln(factor) by itself."""
     if scaling.get("mscale") or scaling.get("mscale_all_dim") or scaling.get("truncate") is False:
         raise UserError("YaRN with mscale or without truncation cannot be written to GGUF")
+    if (scaling.get("beta_fast") or 32, scaling.get("beta_slow") or 1) != (32, 1):
+        raise UserError("YaRN with betas other than 32 and 1 cannot be written to GGUF: llama.cpp has those alone")
     factor = float(scaling["factor"])
     usual = 0.1 * math.log(factor) + 1.0 if factor > 1.0 else 1.0
     known = scaling.get("original_max_position_embeddings") or _first(config, "max_position_embeddings", 2048)
-    keys: dict[str, Value] = {
-        "rope.scaling.original_context_length": int(known),
-        "rope.scaling.yarn_beta_fast": float(scaling.get("beta_fast") or 32.0),
-        "rope.scaling.yarn_beta_slow": float(scaling.get("beta_slow") or 1.0),
-    }
+    keys: dict[str, Value] = {"rope.scaling.original_context_length": int(known)}
     wanted = scaling.get("attention_factor")
     if wanted is not None and not math.isclose(float(wanted), usual):
-        keys["rope.scaling.yarn_attn_factor"] = float(wanted) / usual
+        keys["rope.scaling.attn_factor"] = float(wanted) / usual
     return keys
 
 

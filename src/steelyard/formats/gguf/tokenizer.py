@@ -61,6 +61,11 @@ def vocabulary_keys(read: Callable[[str], bytes | None], rows: int, config: Mapp
     if kind == "BPE" and "tokenizer.ggml.scores" not in found:
         found["tokenizer.ggml.merges"] = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
     found |= _special(tokenizer, settings, config, {token: i for i, token in enumerate(_raw(tokenizer, rows))})
+    if kind == "WordPiece":
+        # llama.cpp begins and ends its texts with these, and takes BERT's usual numbers where they are missing.
+        for theirs, ours in (("bos", "cls"), ("eos", "seperator")):
+            if f"tokenizer.ggml.{ours}_token_id" in found:
+                found[f"tokenizer.ggml.{theirs}_token_id"] = found[f"tokenizer.ggml.{ours}_token_id"]
     template = read("chat_template.jinja")
     text = template.decode() if template else settings.get("chat_template")
     if isinstance(text, str):
