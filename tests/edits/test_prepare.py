@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from safetensors.numpy import load_file, save_file
 from steelyard.budget.learning import learn
 from steelyard.budget.prepare import PrepareOptions, prepare_folder
 from steelyard.codecs import IntegerCodec
-from steelyard.edits.prepare import certificate, scales
+from steelyard.edits.prepare import certificate, channels, scales
 from steelyard.edits.prepare.changes import Changes
+from steelyard.edits.prepare.channels import sub_channels
 from steelyard.edits.prepare.hadamard import hadamard, odd_part
 from steelyard.edits.prepare.network import Network, Pair
 from steelyard.edits.prepare.rotation import eigenvectors, moments_between, orthogonal
@@ -246,3 +248,57 @@ def test_klt_equalizes_a_model_where_hadamard_alone_does_not(tmp_path: Path) -> 
         power = np.diag(moment).reshape(2, 2, 16).sum(axis=1)
         spread[kind] = float((power.std(axis=1) / power.mean(axis=1)).max())
     assert spread["klt"] < 1e-3 < 0.1 < spread["hadamard"]
+
+
+def test_split_channels_keep_the_function_and_the_bound() -> None:
+    largest = np.array([8.0, 1.0, 5.0, 0.5])
+    copies = sub_channels(largest, 5)
+    assert copies.sum() == 9
+    # No other way to add five has a smaller greatest part.
+    every = [np.array(c) for c in itertools.product(range(1, 7), repeat=4) if sum(c) == 9]
+    assert (largest / copies).max() == min((largest / c).max() for c in every)
+
+
+@pytest.mark.parametrize("assemble", [False, True])
+def test_disassembly_in_transformers(tmp_path: Path, assemble: bool) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    family(tmp_path / "base", "llama")
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 128, 2000))
+    options = PrepareOptions(
+        method="disassemble",
+        extra=16,
+        assemble=assemble,
+        data=str(tmp_path / "tokens.npy"),
+        sequences=8,
+        sequence_length=32,
+    )
+    done = prepare_folder(tmp_path / "base", tmp_path / "out", options)
+    assert done.certificate.exact < 1e-12 and bool(done.certificate.beyond) == assemble
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert config["intermediate_size"] == (128 if assemble else 144)
+    before, after = (load_file(tmp_path / at / "model.safetensors") for at in ("base", "out"))
+    down = "model.layers.0.mlp.down_proj.weight"
+    assert after[down].shape == (64, config["intermediate_size"])
+    tokens, logits = torch.tensor(certificate.draw_tokens(128)), []
+    for folder in ("base", "out"):
+        model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder, dtype=torch.float64)
+        with torch.no_grad():
+            logits.append(model(tokens).logits.numpy())
+    found = certificate.relative(logits[1], logits[0])
+    assert 0.01 < found < 0.9 if assemble else found < 1e-5
+    if assemble:
+        assert found == pytest.approx(done.certificate.stored, rel=0.01)
+    else:
+        columns = {column.tobytes() for column in after[down].T}
+        assert columns == {column.tobytes() for column in before[down].T}
+
+
+def test_joined_channels_are_joined_as_well_as_can_be(tmp_path: Path) -> None:
+    """Two channels that are multiples of each other are joined without loss."""
+    draw = np.random.default_rng(0)
+    inputs = draw.standard_normal((200, 40))
+    inputs[:, 12] = -3.0 * inputs[:, 31]
+    weight = draw.standard_normal((6, 40))
+    dropped, into, share = channels._pairs(weight, inputs.T @ inputs / 200, np.arange(40), 1)
+    assert {int(dropped[0]), int(into[0])} == {12, 31} and share[0] in (pytest.approx(-3.0), pytest.approx(-1 / 3))

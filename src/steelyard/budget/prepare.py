@@ -20,6 +20,7 @@ from steelyard.codecs import IntegerCodec
 from steelyard.edits.prepare import certificate as certify
 from steelyard.edits.prepare.certificate import Certificate
 from steelyard.edits.prepare.changes import Changes
+from steelyard.edits.prepare.channels import disassemble
 from steelyard.edits.prepare.network import Network, Read
 from steelyard.edits.prepare.rotation import rotate
 from steelyard.edits.prepare.scales import activation_aware, equalize, smooth
@@ -43,18 +44,24 @@ class PrepareOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["rotate", "smooth", "awq", "equalize"] = Field("awq", description="which preparation")
+    method: Literal["rotate", "smooth", "awq", "equalize", "disassemble"] = Field(
+        "awq", description="which preparation"
+    )
     rotation: Literal["hadamard", "orthogonal", "klt"] = Field(
         "hadamard",
         description="rotate: the kind of matrix; klt is the calibrated channels' own axes, then Hadamard",
     )
     heads: bool = Field(True, description="rotate: values of heads and time steps of Mamba too")
     untie: bool = Field(False, description="rotate: store a head of its own where it is the embedding table")
+    extra: int = Field(32, ge=1, description="disassemble: channels added to every feed-forward")
+    assemble: bool = Field(
+        False, description="disassemble: join as many similar channels; the width stays, the function does not"
+    )
     alpha: float = Field(0.5, ge=0, le=1, description="smooth: how much moves from activations into weights")
     bits: int = Field(4, ge=2, le=8, description="awq: bits of the codes to come")
     group_size: int | None = Field(64, ge=16, le=256, description="awq: columns under one scale")
     symmetric: bool = Field(True, description="awq: no zero points")
-    data: str | None = Field(None, description="smooth, awq, klt: calibration text, as for fit")
+    data: str | None = Field(None, description="smooth, awq, klt, disassemble: calibration text, as for fit")
     calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
     sequences: int = Field(128, ge=1, description="calibration sequences")
     sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
@@ -183,16 +190,18 @@ def _calibrated(
             return calibration.second_moment(name) if name in calibration else None
 
         return rotate(network, read, options.rotation, options.heads, options.untie, options.seed, moment)
+
+    def ranges(name: str) -> np.ndarray:
+        least, greatest = calibration.input_range(name)
+        largest: np.ndarray = np.maximum(np.abs(least), np.abs(greatest)).astype(np.float64)
+        return largest
+
+    if options.method == "disassemble":
+        moments = calibration.second_moment if options.assemble else None
+        return disassemble(network, read, ranges, options.extra, moments)
     if options.method == "smooth":
-
-        def ranges(name: str) -> np.ndarray | None:
-            if name not in calibration:
-                return None
-            least, greatest = calibration.input_range(name)
-            largest: np.ndarray = np.maximum(np.abs(least), np.abs(greatest)).astype(np.float64)
-            return largest
-
-        return smooth(network, read, ranges, options.alpha)
+        known = lambda name: ranges(name) if name in calibration else None  # noqa: E731
+        return smooth(network, read, known, options.alpha)
     knowledge = KnowledgeBase(calibration, opened.spec.ties)
     codec = IntegerCodec(options.bits, options.group_size, options.symmetric, "F32")
     return activation_aware(network, read, lambda name: knowledge.of(name).statistics, codec)
@@ -214,7 +223,7 @@ def _layout(opened: OpenModel, changes: Changes, options: PrepareOptions) -> Lay
     for name in names:
         tensor = opened.spec.tensors[changes.source(name)]
         widened = options.dtype == "float32" and name in changed
-        tensors.append(StoredTensor(name, "F32" if widened else tensor.dtype, tensor.shape))
+        tensors.append(StoredTensor(name, "F32" if widened else tensor.dtype, changes.shape(name, tensor.shape)))
     return plan_layout(tensors, parse_size(options.max_shard_size))
 
 
@@ -233,9 +242,15 @@ def _certificate(opened: OpenModel, network: Network, changes: Changes, layout: 
         return lambda name: reader(network.embed if tied and name == network.head else name)
 
     expected = network.logits(read, tokens)
-    exact = network.logits(head(lambda name: changes.read(read, name)), tokens)
+    certified = changes.exact or changes
+    exact = network.logits(head(lambda name: certified.read(read, name)), tokens)
     found = network.logits(head(lambda name: _stored(opened, changes, stored[name]).astype(np.float64)), tokens)
-    made = Certificate(certify.relative(exact, expected), certify.relative(found, expected), int(tokens.size))
+    made = Certificate(
+        certify.relative(exact, expected),
+        certify.relative(found, expected),
+        int(tokens.size),
+        "channels were assembled" if changes.exact else "",
+    )
     if not made.exact <= certify.TOLERANCE:
         raise VerificationError(
             f"the prepared model is another function: its logits differ by {made.exact:.1e} in float64; "
@@ -247,7 +262,7 @@ def _certificate(opened: OpenModel, network: Network, changes: Changes, layout: 
 def _add_files(
     writer: FolderWriter, opened: OpenModel, changes: Changes, options: PrepareOptions, certificate: Certificate
 ) -> None:
-    config: dict[str, Any] = dict(opened.checkpoint.config)
+    config: dict[str, Any] = {**opened.checkpoint.config, **changes.config}
     if changes.untied:
         config["tie_word_embeddings"] = False
     writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())

@@ -31,10 +31,16 @@ def command(model: str, out: Path, resume: bool, as_json: bool, **values: Any) -
         f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), {result.changed} tensors changed"
     )
     proof = result.certificate
-    click.echo(
-        f"same function: logits differ by {proof.exact:.1e} in float64, by {proof.stored:.1e} as stored "
-        f"(relative, {proof.tokens} random tokens)"
-    )
+    if proof.beyond:
+        click.echo(
+            f"not the same function: {proof.beyond}, which changes logits by {proof.stored:.1e}; what came before "
+            f"changes them by {proof.exact:.1e} in float64 (relative, {proof.tokens} random tokens)"
+        )
+    else:
+        click.echo(
+            f"same function: logits differ by {proof.exact:.1e} in float64, by {proof.stored:.1e} as stored "
+            f"(relative, {proof.tokens} random tokens)"
+        )
     if result.calibrated_on:
         click.echo(f"calibrated on {result.calibrated_on}")
     click.echo(f"next: steelyard quantize {result.out} --out …, then steelyard measure … --against {model}")

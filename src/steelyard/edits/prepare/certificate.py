@@ -21,11 +21,13 @@ class Certificate:
         exact: of the changed weights before they are rounded to the type they are stored in.
         stored: of the weights as they are stored.
         tokens: how many were run.
+        beyond: what was done after `exact` and does not keep the function, in words; "" if nothing was.
     """
 
     exact: float
     stored: float
     tokens: int
+    beyond: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""

@@ -11,6 +11,32 @@ import numpy as np
 from steelyard.edits.prepare.network import Network, Pair, Read
 
 
+@dataclass(frozen=True)
+class Join:
+    """Channels made anew: new channel `into[i]` gets `weight[i]` times old channel `taken[i]`, summed.
+
+    Attributes:
+        taken: int64 [n].
+        weight: float64 [n].
+        into: int64 [n].
+        size: number of new channels.
+    """
+
+    taken: np.ndarray
+    weight: np.ndarray
+    into: np.ndarray
+    size: int
+
+    def apply(self, tensor: np.ndarray) -> np.ndarray:
+        """Return the tensor with its first axis made anew."""
+        made = np.zeros((self.size, *tensor.shape[1:]))
+        np.add.at(made, self.into, self.weight.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor[self.taken])
+        return made
+
+
+Factor = np.ndarray | Join
+
+
 @dataclass
 class Change:
     """What happens to one tensor, in order; a factor is a vector of scales or a matrix.
@@ -24,8 +50,8 @@ class Change:
         ones: whether the tensor becomes all ones instead.
     """
 
-    rows: list[np.ndarray] = field(default_factory=list)
-    columns: list[np.ndarray] = field(default_factory=list)
+    rows: list[Factor] = field(default_factory=list)
+    columns: list[Factor] = field(default_factory=list)
     ones: bool = False
 
     def apply(self, tensor: np.ndarray) -> np.ndarray:
@@ -34,11 +60,23 @@ class Change:
         for factor in self.rows:
             changed = _from_left(factor, changed)
         for factor in self.columns:
-            changed = _from_left(factor.swapaxes(-1, -2) if factor.ndim > 1 else factor, changed.T).T
+            turned = factor.swapaxes(-1, -2) if isinstance(factor, np.ndarray) and factor.ndim > 1 else factor
+            changed = _from_left(turned, changed.T).T
         return changed
 
+    def shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the changed tensor."""
+        sizes = list(shape)
+        for axis, factors in ((0, self.rows), (1, self.columns)):
+            for factor in factors:
+                if isinstance(factor, Join):
+                    sizes[axis] = factor.size
+        return tuple(sizes)
 
-def _from_left(factor: np.ndarray, tensor: np.ndarray) -> np.ndarray:
+
+def _from_left(factor: Factor, tensor: np.ndarray) -> np.ndarray:
+    if isinstance(factor, Join):
+        return factor.apply(tensor)
     if factor.ndim == 1:
         scaled: np.ndarray = factor.reshape(-1, *[1] * (tensor.ndim - 1)) * tensor
         return scaled
@@ -53,11 +91,15 @@ class Changes:
     Attributes:
         network: of the model.
         untied: whether the head becomes a tensor of its own.
+        config: settings of the config that become others.
+        exact: where these changes do not keep the function, those of them that do; else None.
     """
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.untied = False
+        self.config: dict[str, int] = {}
+        self.exact: Changes | None = None
         self._changes: dict[str, Change] = defaultdict(Change)
 
     def of(self, name: str) -> Change:
@@ -77,7 +119,11 @@ class Changes:
         tensor = original(self.source(name))
         return self._changes[name].apply(tensor) if name in self._changes else tensor
 
-    def rows(self, weight: str, factor: np.ndarray) -> None:
+    def shape(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of a tensor of the result."""
+        return self._changes[name].shape(shape) if name in self._changes else shape
+
+    def rows(self, weight: str, factor: Factor) -> None:
         """Multiply a linear map's outputs, and its bias with them."""
         self.of(weight).rows.append(factor)
         bias = self.network.bias(weight)
