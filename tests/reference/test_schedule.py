@@ -65,3 +65,15 @@ def test_too_short_a_corpus_is_refused() -> None:
 def test_options_that_do_not_fit_name_both_values(values: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainOptions(**values)
+
+
+def test_trilm_falls_linearly_from_a_lower_peak_after_half_and_decays_no_weights_at_the_end() -> None:
+    from steelyard.reference.schedule import decay_factor
+
+    options = TrainOptions(steps=90, warmup_steps=10, decay_steps=0, falling="trilm")
+    factors = [rate_factor(step, options) for step in range(90)]
+    assert factors[:10] == pytest.approx([(step + 1) / 10 for step in range(10)])
+    assert factors[10] == 1 and factors[30] == pytest.approx(60 / 80)
+    assert factors[44] == pytest.approx(46 / 80) and factors[45] == pytest.approx(2 / 3 * 45 / 80)
+    assert [decay_factor(step, options) for step in (0, 59, 60, 89)] == [1, 1, 0, 0]
+    assert options.context == options.sequence

@@ -8,7 +8,9 @@ from typing import Any
 import click
 
 from steelyard.cli.options import add_options, build
+from steelyard.errors import UserError
 from steelyard.reference.options import TrainOptions
+from steelyard.units import format_size
 
 
 @click.command("train-reference")
@@ -18,12 +20,20 @@ from steelyard.reference.options import TrainOptions
 @click.option(
     "--export", "export_to", type=click.Path(path_type=Path), help="then write a Hugging Face folder here"
 )
-def command(out: Path, resume: bool, export_to: Path | None, **values: Any) -> None:
-    """Train a small Llama on the Python standard library's sources in the run folder OUT.
+@click.option(
+    "--export-packed",
+    "packed_to",
+    type=click.Path(path_type=Path),
+    help="with --export: also write its matrices in the codec they trained in (ternary, float8)",
+)
+def command(out: Path, resume: bool, export_to: Path | None, packed_to: Path | None, **values: Any) -> None:
+    """Train a small Llama or Mamba on the Python standard library's sources in the run folder OUT.
 
     The defaults are those of the bundled model. A finished run can be continued with more --steps.
     """
     options = build(TrainOptions, values)
+    if packed_to is not None and (export_to is None or options.linears not in ("ternary", "float8")):
+        raise UserError("--export-packed needs --export, and --linears ternary or float8")
     from steelyard.reference.train import Run, Step, export
 
     run = Run(out, options, resume=resume)
@@ -45,3 +55,8 @@ def command(out: Path, resume: bool, export_to: Path | None, **values: Any) -> N
     if export_to is not None:
         export(out, export_to, options)
         click.echo(f"wrote {export_to}; next: steelyard weigh {export_to}")
+        if packed_to is not None:
+            from steelyard.reference.export import export_packed
+
+            nbytes = export_packed(export_to, packed_to, options)
+            click.echo(f"wrote {packed_to}: {format_size(nbytes)}, the same numbers")

@@ -15,6 +15,8 @@ PLAIN = ("F32", "F16", "BF16")
 """Types in which a tensor is stored under its own name, for any loader to cast."""
 
 _CONFIG_NAMES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_TIME_STEPS = "ssm.dt"
+_INITIALIZED = ("ssm.out", "mamba")
 
 
 class Format(Protocol):
@@ -56,6 +58,22 @@ class Format(Protocol):
 def tensor_of(spec: ModelSpec, name: str) -> TensorSpec:
     """Return the tensor that a tensor of the result is made from: itself, or the table it was tied to."""
     return spec.tensors[spec.ties.get(name, name)]
+
+
+def is_called(spec: ModelSpec, name: str) -> bool:
+    """Tell whether transformers calls the linear map of a weight, so that a packed one can stand in for it.
+
+    Mamba's blocks multiply with the weight of their time steps by themselves.
+    """
+    return tensor_of(spec, name).role != _TIME_STEPS
+
+
+def is_replaceable(spec: ModelSpec, name: str) -> bool:
+    """Tell whether a linear map may become a module that has no tensor called `weight`.
+
+    transformers' Mamba gives the weight of its last map a first value even when the model is loaded packed.
+    """
+    return is_called(spec, name) and (tensor_of(spec, name).role, spec.config.get("model_type")) != _INITIALIZED
 
 
 def is_plain(codec: Codec) -> bool:

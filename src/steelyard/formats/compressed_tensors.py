@@ -33,6 +33,7 @@ from steelyard.codecs import (
 from steelyard.formats.base import (
     base_config,
     is_plain,
+    is_replaceable,
     load_dtype,
     loads_exactly,
     plain_pack,
@@ -67,6 +68,8 @@ class CompressedTensorsFormat:
             return loads_exactly(spec, codec.dtype)
         tensor = tensor_of(spec, name)
         if len(tensor.shape) != 2 or tensor.transposed or not name.endswith(".weight"):
+            return False
+        if not is_replaceable(spec, name):
             return False
         if isinstance(codec, Nvfp4Codec | MicroscalingCodec | Float8Codec):
             return not is_table(spec, name) and _loads_floats(spec, codec, tensor.matrix_shape)

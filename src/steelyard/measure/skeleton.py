@@ -149,6 +149,10 @@ def _build(model: Model) -> Any:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{model.location}: transformers cannot build the model ({reason})") from error
     module.tie_weights()
+    if kind == "mamba":
+        from steelyard.measure.mamba import use_fast_mixers
+
+        use_fast_mixers(module)
     return module.eval()
 
 

@@ -105,10 +105,11 @@ def choose(folder: Path, options: TrainOptions) -> tuple[Path, int] | None:
     if not found:
         return None
     for name, value in options.identity().items():
-        if found[0][1].identity.get(name) != value:
+        # Runs from before an option existed did what its default says.
+        theirs = found[0][1].identity.get(name, TrainOptions.model_fields[name].default)
+        if theirs != value:
             raise UserError(
-                f"{folder} was trained with {name} {found[0][1].identity.get(name)}, not {value}; "
-                "use the same options or another folder"
+                f"{folder} was trained with {name} {theirs}, not {value}; use the same options or another folder"
             )
     for path, saved in found:
         if saved.suits(options):

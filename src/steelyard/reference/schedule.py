@@ -10,18 +10,31 @@ from steelyard.errors import UserError
 from steelyard.reference.options import TrainOptions
 from steelyard.seeds import generator
 
+_SECOND_PEAK = 2 / 3
+
 
 def rate_factor(step: int, options: TrainOptions) -> float:
     """Return the learning rate of `step` (from 0) as a share of the peak: linear up, flat, then 1 - sqrt down.
 
-    Source: Hägele et al. 2024, 2405.18392: the decay may begin from any step of the stable phase.
+    TriLM's schedule falls linearly from the end of the warm-up, from a peak of two thirds after half of the steps.
+
+    Source: Hägele et al. 2024, 2405.18392: the decay may begin from any step of the stable phase; Kaushal et al.
+    2024, 2407.12327, section 3.2 (their second peak is 0.6 to 0.7 of the first, by size).
     """
     if step < options.warmup_steps:
         return (step + 1) / options.warmup_steps
+    if options.falling == "trilm":
+        left = (options.steps - step) / max(options.steps - options.warmup_steps, 1)
+        return left * (_SECOND_PEAK if 2 * step >= options.steps else 1)
     into_decay = step - options.decay_start
     if options.decay_steps and into_decay >= 0:
         return 1 - math.sqrt((into_decay + 1) / (options.decay_steps + 1))
     return 1.0
+
+
+def decay_factor(step: int, options: TrainOptions) -> float:
+    """Return the weight decay of `step` as a share of the one asked for: TriLM drops it after two thirds."""
+    return 0.0 if options.falling == "trilm" and 3 * step >= 2 * options.steps else 1.0
 
 
 def batch_at(stream: np.ndarray, step: int, options: TrainOptions) -> np.ndarray:
@@ -38,7 +51,7 @@ def batch_at(stream: np.ndarray, step: int, options: TrainOptions) -> np.ndarray
     Raises:
         UserError: if the stream is too short for one batch.
     """
-    stretch = options.decay_stretch if step >= options.decay_start else 1
+    stretch = options.stretch_at(step)
     length, batch = options.sequence * stretch, options.batch // stretch
     windows = (len(stream) - length - 1) // length
     if windows < batch:

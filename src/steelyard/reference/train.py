@@ -1,8 +1,8 @@
 """Training of the reference model: small, real, resumable, deterministic.
 
-A Llama of about 6.5 million parameters, a warm-up / stable / decay schedule, Muon on the matrices of the blocks
-and AdamW on the rest, float32 throughout. The order of the data depends on (seed, epoch) alone, and a checkpoint
-holds everything the next step depends on, so a run that was interrupted ends in the same bytes as one that was not.
+A Llama or a Mamba, a warm-up / stable / decay schedule, Muon on the blocks' linear maps and AdamW on the rest, kept
+in float32 throughout. The order of the data depends on (seed, epoch) alone, and a checkpoint holds everything the
+next step depends on, so a run that was interrupted ends in the same bytes as one that was not.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from steelyard.errors import UserError
 from steelyard.parallel import cpu_count
 from steelyard.reference import checkpoint, corpus
 from steelyard.reference.export import export
-from steelyard.reference.network import build_model
+from steelyard.reference.network import build_model, matrices
 from steelyard.reference.options import TrainOptions
-from steelyard.reference.schedule import batch_at, rate_factor
+from steelyard.reference.schedule import batch_at, decay_factor, rate_factor
 from steelyard.reference.tokenizer import encode_stream, save_tokenizer, train_tokenizer
 
 __all__ = ["Run", "Step", "TrainOptions", "export"]
@@ -62,6 +62,7 @@ class Run:
     ) -> None:
         import torch
 
+        from steelyard.reference.linears import install
         from steelyard.reference.muon import Muon
 
         self.folder, self.options, self.step = folder, options, 0
@@ -74,12 +75,14 @@ class Run:
         origin = checkpoint.choose(folder, options)
         self.stream = self._tokens(sources)
         self.model = build_model(options)
-        matrices: list[torch.nn.Parameter] = []
+        install(self.model, options.linears)
+        of_linears = set(matrices(self.model))
+        weights: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
-            (matrices if parameter.dim() == 2 and ".layers." in name else others).append(parameter)
+            (weights if name in of_linears else others).append(parameter)
         self.optimizers: list[Any] = [
-            Muon(matrices, options.matrix_rate, momentum=0.95, weight_decay=options.weight_decay),
+            Muon(weights, options.matrix_rate, momentum=0.95, weight_decay=options.weight_decay),
             torch.optim.AdamW(others, lr=options.other_rate, betas=(0.9, 0.95), eps=1e-10, weight_decay=0.0),
         ]
         if origin:
@@ -110,6 +113,8 @@ class Run:
             for optimizer, rates in zip(self.optimizers, peaks, strict=True):
                 for group, rate in zip(optimizer.param_groups, rates, strict=True):
                     group["lr"] = rate * factor
+                    if group["weight_decay"]:
+                        group["weight_decay"] = options.weight_decay * decay_factor(self.step, options)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.step += 1
@@ -130,7 +135,9 @@ class Run:
             logits = self.model(input_ids=inputs, use_cache=False).logits
             return torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-        if not (self.options.compile and any(shutil.which(name) for name in ("c++", "g++", "clang++"))):
+        # The loop over time of a scan, and the casts of low precision, are no work for a compiler of graphs.
+        plain = self.options.architecture == "llama" and self.options.linears in ("float32", "ternary")
+        if not (self.options.compile and plain and any(shutil.which(name) for name in ("c++", "g++", "clang++"))):
             return loss_of
         # Two shapes at most: one compilation for each is faster than one for all.
         compiled: Callable[[Any, Any], Any] = torch.compile(loss_of, dynamic=False)

@@ -9,7 +9,7 @@ import numpy as np
 
 from steelyard.codecs import Codec, blob
 from steelyard.errors import UserError
-from steelyard.formats.base import base_config, is_plain, plain_pack, plain_stored, tensor_of
+from steelyard.formats.base import base_config, is_called, is_plain, plain_pack, plain_stored, tensor_of
 from steelyard.spec import ModelSpec
 from steelyard.weights.layout import StoredTensor
 
@@ -43,9 +43,8 @@ class NativeFormat:
     def supports(self, spec: ModelSpec, name: str, codec: Codec) -> bool:
         """Tell whether the tensor is one whose module can decode on use."""
         tensor = tensor_of(spec, name)
-        return is_plain(codec) or (
-            len(tensor.shape) == 2 and tensor.kind in ("linear", "embedding") and name.endswith(".weight")
-        )
+        packable = len(tensor.shape) == 2 and tensor.kind in ("linear", "embedding") and name.endswith(".weight")
+        return is_plain(codec) or (packable and is_called(spec, name))
 
     def stored(self, spec: ModelSpec, name: str, codec: Codec) -> list[StoredTensor]:
         """Return the row of bytes."""

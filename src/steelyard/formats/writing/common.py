@@ -10,7 +10,15 @@ import numpy as np
 
 from steelyard.codecs import Codec
 from steelyard.errors import UserError
-from steelyard.formats.base import base_config, is_plain, loads_exactly, plain_pack, plain_stored, tensor_of
+from steelyard.formats.base import (
+    base_config,
+    is_plain,
+    is_replaceable,
+    loads_exactly,
+    plain_pack,
+    plain_stored,
+    tensor_of,
+)
 from steelyard.formats.targets import module_name
 from steelyard.spec import ModelSpec
 from steelyard.weights.layout import StoredTensor
@@ -30,6 +38,7 @@ class LinearFormat:
             return loads_exactly(spec, str(getattr(codec, "dtype", "")))
         tensor = tensor_of(spec, name)
         linear = tensor.kind == "linear" and len(tensor.shape) == 2 and not tensor.transposed
+        linear = linear and is_replaceable(spec, name)
         head = name in spec.ties and len(tensor.shape) == 2
         return (linear or head) and name.endswith(".weight") and self.holds(spec, codec, tensor.matrix_shape)
 
