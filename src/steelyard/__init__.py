@@ -3,7 +3,7 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `measure`, `weigh`, `spec`, `open`, `load`.
+Jobs: `fit`, `quantize`, `prepare`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`, `grow`, `shed`.
 Errors: `UserError` for what the caller can put right.
 """
 
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import fit, measure, open, prepare, quantize, spec, weigh
+    from steelyard.api import fit, measure, nest, open, prepare, quantize, spec, weigh
     from steelyard.errors import SteelyardError, UserError, VerificationError
-    from steelyard.loading import load
+    from steelyard.loading import grow, load, shed
 
 __version__ = "0.1.0"
 
@@ -31,7 +31,11 @@ _HOMES = {
     "open": "steelyard.api",
     "spec": "steelyard.api",
     "weigh": "steelyard.api",
+    "nest": "steelyard.api",
+    "tune": "steelyard.api",
     "load": "steelyard.loading",
+    "grow": "steelyard.loading",
+    "shed": "steelyard.loading",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
     "VerificationError": "steelyard.errors",
@@ -44,11 +48,14 @@ __all__ = [
     "__version__",
     "convert",
     "fit",
+    "grow",
     "load",
     "measure",
+    "nest",
     "open",
     "prepare",
     "quantize",
+    "shed",
     "spec",
     "weigh",
 ]

@@ -10,6 +10,7 @@ from steelyard.progress import SILENT, Progress
 
 if TYPE_CHECKING:
     from steelyard.budget.fit import FitResult
+    from steelyard.budget.nest import NestResult
     from steelyard.budget.prepare import PrepareResult
     from steelyard.budget.quantize import QuantizeResult
     from steelyard.formats.convert import Converted
@@ -75,6 +76,27 @@ def prepare(
 
 
 def convert(
+def nest(
+    model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
+) -> NestResult:
+    """Write every size of a model as one file, to `load`, `grow` and `shed`; options as `NestOptions` has them."""
+    from steelyard.budget.nest import NestOptions, nest_folder
+    from steelyard.validation import validate
+
+    return nest_folder(model, out, validate(NestOptions, options), resume=resume, progress=progress)
+
+
+def tune(
+    model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
+) -> TuneResult:
+    """Train the codes of a quantized folder towards its model; options as `TuneOptions` has them."""
+    from steelyard.budget.tune import tune_folder
+    from steelyard.budget.tune_options import TuneOptions
+    from steelyard.validation import validate
+
+    return tune_folder(model, out, validate(TuneOptions, options), resume=resume, progress=progress)
+
+
     model: str | Path,
     *,
     out: str | Path,

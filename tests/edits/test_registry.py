@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from steelyard.codecs import (
+    AnyPrecisionCodec,
     BlockwiseCodec,
     CodebookCodec,
     Codec,
@@ -18,6 +19,7 @@ from steelyard.codecs import (
     OutlierCodec,
     PowerCodec,
     RotatedCodec,
+    SignChainCodec,
     SumCodec,
 )
 from steelyard.codecs.gguf import GgufCodec
@@ -45,6 +47,7 @@ def test_contract(name: str) -> None:
     others |= {"outliers": OutlierCodec(base, 2), "rotated": RotatedCodec(base, 32)}
     others |= dict.fromkeys(("kmeans", "additive"), CodebookCodec(2, 6, 4))
     others |= {"nupes": PowerCodec(3, 32), "gptq-levels": BlockwiseCodec("nf", 3, 32)}
+    others |= {"any-precision": AnyPrecisionCodec(5, 3), "sign-chain": SignChainCodec(3, 4)}
     codec = others.get(name, base)
     before = weight.copy()
     for statistics in (Statistics(moment), Statistics(np.diag(moment)), Statistics()):

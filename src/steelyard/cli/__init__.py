@@ -22,6 +22,8 @@ VERBS = {
     "prepare": "The same function in weights that are easier to round, proved in float64.",
     "tune": "Train the codes of a quantized model; its bytes stay.",
     "convert": "The same quantized weights in another format.",
+    "nest": "Every size of a model in one file, to load, grow and shed.",
+    "shed": "The beginning of a nested folder that fits a size.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
     "outliers": "Which channels of weights and inputs make a model hard to round.",
     "run": "Carry out a recipe.",

@@ -21,6 +21,7 @@ class Packed(nn.Module):
 
     Attributes:
         keep_decoded: keep the decoded weight after its first use: faster, and as large as an unpacked model.
+        stored_name: of the tensor in the folder it came from, "" if from none.
     """
 
     weight: nn.Parameter
@@ -30,6 +31,7 @@ class Packed(nn.Module):
         super().__init__()
         self.matrix = matrix
         self.keep_decoded = False
+        self.stored_name = ""
         self._kept: Tensor | None = None
         # An empty parameter that follows `.to()`, which casts it but not the bytes. It comes first because callers
         # ask a model's first parameter for the type of them all. It is in no state dict.
@@ -53,6 +55,10 @@ class Packed(nn.Module):
     def decoded(self) -> Tensor:
         """Return the whole matrix [out, in] in the module's float type."""
         return self.matrix.decode(self.weight).to(self.dtype)
+
+    def forget(self) -> None:
+        """Let go of the decoded weight, which is of other bytes than `weight` now holds."""
+        self._kept = None
 
     def _usable(self, kept: Tensor | None, dtype: torch.dtype) -> bool:
         return kept is not None and kept.device == self.weight.device and kept.dtype == dtype

@@ -5,6 +5,7 @@ Imported by `registration` once transformers' quantizers are there; importing it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -32,13 +33,31 @@ class SteelyardConfig(QuantizationConfigMixin):  # type: ignore[misc]
     Args:
         version: of the format.
         tensors: codec and shape of every encoded tensor by name.
+        growth: of nested tensors, the order in which they go up a level.
+        load: of nested tensors, what to keep: {"bits": …} or {"budget_bytes": …}; not saved.
     """
 
-    def __init__(self, version: int = 0, tensors: Mapping[str, Any] | None = None, **other: Any) -> None:
+    def __init__(
+        self,
+        version: int = 0,
+        tensors: Mapping[str, Any] | None = None,
+        growth: Mapping[str, Any] | None = None,
+        load: Mapping[str, int] | None = None,
+        **other: Any,
+    ) -> None:
         require_version("config.json", version)
         self.quant_method = QUANT_METHOD
         self.version = version
         self.tensors = dict(tensors or {})
+        self.growth = growth
+        self.load = load
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what config.json holds."""
+        found = {"quant_method": QUANT_METHOD, "version": self.version, "tensors": copy.deepcopy(self.tensors)}
+        if self.growth is not None:
+            found["growth"] = copy.deepcopy(dict(self.growth))
+        return found
 
     def matrices(self) -> dict[str, PackedMatrix]:
         """Return what the blob of each encoded tensor means.
@@ -66,18 +85,21 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
     def _process_model_before_weight_loading(self, model: Any, **other: Any) -> Any:
         dtype = other.get("dtype") or torch.get_default_dtype()
         placed: dict[str, PackedMatrix] = {}
+        stored: dict[str, str] = {}
         modules = {name for name, _ in model.named_modules()}
         for name, matrix in self.quantization_config.matrices().items():
             for module in _spellings(model, name):
                 if module in modules:
-                    placed[module] = matrix
+                    placed[module], stored[module] = matrix, name
                     break
         # A tied pair shares one blob: both of its modules must know how to read it.
         for pair in getattr(model, "all_tied_weights_keys", {}).items():
             first, second = (name.removesuffix(".weight") for name in pair)
             if first in placed or second in placed:
                 matrix = placed.get(second) or placed[first]
+                name = stored.get(second) or stored[first]
                 placed.update({first: matrix, second: matrix})
+                stored.update({first: name, second: name})
         for name, matrix in placed.items():
             module = model.get_submodule(name)
             packed = packed_like(module, matrix, dtype)
@@ -86,6 +108,7 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
                     f"{name} is a {type(module).__name__} in {type(model).__name__}, which a packed "
                     f"{list(matrix.shape)} cannot stand in for; write the folder with --format dense"
                 )
+            packed.stored_name = stored[name]
             model.set_submodule(name, packed)
         self._expected = {name: (tuple(p.shape), p.dtype) for name, p in model.named_parameters()}
         return model
@@ -113,7 +136,16 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
             elif dtype == torch.uint8 and parameter.data_ptr() % 8:
                 # A view of a mapped file may start anywhere; whole words are read from it.
                 parameter.data = parameter.data.clone()
+        self._cut(model)
         return model
+
+    def _cut(self, model: Any) -> None:
+        """Keep of nested weights what was asked for."""
+        wanted, self.quantization_config.load = self.quantization_config.load, None
+        if wanted is not None:
+            from steelyard.formats.native.nesting import nesting, resize
+
+            resize(nesting(model), wanted.get("budget_bytes"), wanted.get("bits"))
 
     def _dequantize(self, model: Any, dtype: Any = None) -> Any:
         # transformers passes the config's type, which is a name once a model has been saved.
