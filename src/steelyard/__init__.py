@@ -57,6 +57,7 @@ __all__ = [
     "quantize",
     "shed",
     "spec",
+    "tune",
     "weigh",
 ]
 

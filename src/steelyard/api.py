@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from steelyard.budget.nest import NestResult
     from steelyard.budget.prepare import PrepareResult
     from steelyard.budget.quantize import QuantizeResult
+    from steelyard.budget.tune import TuneResult
     from steelyard.formats.convert import Converted
     from steelyard.formats.logical import LogicalCheckpoint
     from steelyard.spec import ModelSpec
@@ -75,7 +76,6 @@ def prepare(
     return prepare_folder(model, out, validate(PrepareOptions, options), resume=resume, progress=progress)
 
 
-def convert(
 def nest(
     model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
 ) -> NestResult:
@@ -97,6 +97,7 @@ def tune(
     return tune_folder(model, out, validate(TuneOptions, options), resume=resume, progress=progress)
 
 
+def convert(
     model: str | Path,
     *,
     out: str | Path,

@@ -297,8 +297,7 @@ def _trainable(method: registry.Tuner, plan: Plan, fitted: LogicalCheckpoint) ->
     names = [n for n, item in plan.tensors.items() if n in fitted.entries and method.takes(item.codec)]
     if not names:
         labels = ", ".join(sorted({codec.label for codec in plan.codecs().values()})) or "plain numbers"
-        where = fitted.checkpoint.location
-        raise UserError(f"{where} has no tensor that {method.name} can train; they are stored as {labels}")
+        raise UserError(f"{fitted!r} has no tensor that {method.name} can train; they are stored as {labels}")
     return names
 
 

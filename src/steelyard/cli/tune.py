@@ -36,5 +36,7 @@ def command(model: str, out: Path, resume: bool, as_json: bool, **values: Any) -
     before, after = result.before.damage, result.after.damage
     name = "KL" if result.after.kl is not None else "1 - cosine"
     click.echo(f"{name} from the teacher on held-out text: {before} before, {after} after")
+    if before is not None and after is not None and after.value > before.value:
+        click.echo("that is worse than it began: take more steps, or lower --rate")
     if result.notes:
         click.echo(", ".join(f"{name} {value:.3g}" for name, value in result.notes.items()))
