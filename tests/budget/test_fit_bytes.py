@@ -83,7 +83,7 @@ def test_more_bytes_less_damage_on_disk(tmp_path: Path, tiny_llama: Path) -> Non
     """Predicted from the recorded errors of what was written, not from the solver's own sum."""
     damages = []
     for bits in (3.5, 5, 7.5):
-        result = fit(tiny_llama, tmp_path / f"{bits}", bits=bits)
+        result = fit(tiny_llama, tmp_path / f"{bits}", bits=bits, format="steelyard")
         parameters = sum(int(np.prod(shape)) for shape in shapes().values())
         check_bytes(result, int(bits * parameters / 8))
         damages.append(sum(error**2 for error in record(result.out)["errors"].values()))

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from steelyard.budget.encoding import ABSMAX
+from steelyard.budget.encoding import ABSMAX, methods_for
 from steelyard.budget.quantize import QuantizeOptions, quantize_folder
-from steelyard.edits import registry
+from steelyard.codecs import DenseCodec, EntropyCodec, IntegerCodec
 from steelyard.errors import UserError
 from steelyard.formats.logical import LogicalCheckpoint
 from steelyard.jobs import open_model
@@ -20,20 +18,26 @@ from tiny_llama import image, write_tiny
 
 
 def test_every_method_for_plain_integers_is_on_offer() -> None:
-    offered = get_args(QuantizeOptions.model_fields["rounding"].annotation)
-    integers = {
-        name
-        for name, method in registry.methods().items()
-        if inspect.signature(method.function).parameters["codec"].annotation == "IntegerCodec"
-    }
-    assert set(offered) == {ABSMAX, *integers}
+    integers = {"rtn", "hqq", "gptq", "decoupleq", "sign-gradient"}
+    assert set(methods_for(IntegerCodec(4))) >= integers
+    for name in (ABSMAX, *integers):
+        assert QuantizeOptions(rounding=name).rounding == name
+    assert methods_for(EntropyCodec(IntegerCodec(4))) == methods_for(IntegerCodec(4))
+    assert methods_for(DenseCodec("F16")) == ()
 
 
 @pytest.mark.parametrize(
     ("values", "said"),
     [
         ({"rounding": "hqq", "data": "text.txt"}, "hqq uses no data"),
-        ({"rank": 4}, "no place for a low-rank correction"),
+        ({"rank": 4, "format": "compressed-tensors"}, "no place for a low-rank correction"),
+        ({"rounding": "gtpq"}, "not rounded by 'gtpq'; available: .*gptq"),
+        ({"codec": "nf4", "rounding": "gptq"}, "nf4 b64 is not rounded by 'gptq'"),
+        ({"codec": "nf4", "bits": 3}, "bits is for integers"),
+        ({"codec": "nf44"}, "did you mean nf4"),
+        ({"codec": "nf4:blok=64"}, "no field 'blok'"),
+        ({"codec": "nf4:block"}, "not an option"),
+        ({"codec": "entropy:base=(int4"}, "parenthesis"),
         ({"rank": 4, "format": "steelyard", "rounding": "hqq"}, "fitted to GPTQ"),
     ],
 )

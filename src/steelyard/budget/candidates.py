@@ -4,62 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from steelyard.codecs import Codec, DenseCodec, IntegerCodec, LowRankCodec, SumCodec
+from steelyard.budget.menu import CORRECTED_BITS, CORRECTION_SHARES, GRID_STEPS, INTEGERS, Effort
+from steelyard.codecs import Codec, DenseCodec, EntropyCodec, GridCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats.base import scale_dtype
 from steelyard.formats.container import Container
 from steelyard.spec import ModelSpec, TensorSpec
-
-Effort = Literal["quick", "good", "best"]
-
-# (bits, group size or None for one scale per row, symmetric). At few bits small groups and a zero point earn
-# their bytes; at many bits they do not, and a long menu costs time without widening the hull.
-_MENU: dict[Effort, tuple[tuple[int, int | None, bool], ...]] = {
-    "quick": (
-        (2, 32, False),
-        (3, 64, False),
-        (4, 64, True),
-        (5, 64, True),
-        (6, 128, True),
-        (8, None, True),
-    ),
-    "good": (
-        (2, 16, False),
-        (2, 32, False),
-        (2, 64, False),
-        (3, 32, False),
-        (3, 64, False),
-        (3, 128, True),
-        (4, 32, False),
-        (4, 64, False),
-        (4, 64, True),
-        (4, 128, True),
-        (5, 64, False),
-        (5, 128, True),
-        (6, 64, True),
-        (6, 128, True),
-        (7, 128, True),
-        (8, 128, True),
-        (8, None, True),
-    ),
-}
-_MENU["best"] = (
-    *_MENU["good"],
-    (2, 128, False),
-    (3, 16, False),
-    (3, 64, True),
-    (4, 128, False),
-    (4, None, True),
-    (5, 32, False),
-    (6, None, True),
-    (7, 64, True),
-)
-
-# Ranks of the corrections tried on top of integers, as a share of the smaller side.
-_CORRECTION_SHARES = (1 / 64, 1 / 32, 1 / 16)
-_CORRECTED_BITS = (2, 3, 4)
 
 AS_STORED = "as stored"
 
@@ -161,12 +112,14 @@ def _for_matrices(spec: ModelSpec, tensors: Sequence[TensorSpec], effort: Effort
     # Loaders cast scales to the model's type; where that is float32, float16 has three more bits than bfloat16.
     scale = scale_dtype(spec)
     columns = [tensor.matrix_shape[1] for tensor in tensors]
-    for bits, group, symmetric in _MENU[effort]:
+    for bits, group, symmetric in INTEGERS[effort]:
         if group is None or all(width > group for width in columns):
             yield IntegerCodec(bits=bits, group_size=group, symmetric=symmetric, scale_dtype=scale)
+    for step in GRID_STEPS[effort]:
+        yield EntropyCodec(GridCodec(step))
     if effort == "best" and all(tensor.kind == "linear" for tensor in tensors):
         smaller = min(min(tensor.matrix_shape) for tensor in tensors)
-        for bits in _CORRECTED_BITS:
+        for bits in CORRECTED_BITS:
             base = IntegerCodec(bits=bits, group_size=64, symmetric=False, scale_dtype=scale)
-            for rank in sorted({max(1, int(smaller * share)) for share in _CORRECTION_SHARES}):
+            for rank in sorted({max(1, int(smaller * share)) for share in CORRECTION_SHARES}):
                 yield SumCodec(base, LowRankCodec(rank=rank, dtype=scale))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from steelyard.budget.candidates import Choice, Offer, label_of
 from steelyard.budget.curve import Curve, Point
-from steelyard.budget.encoding import encode, rounding_of
+from steelyard.budget.encoding import Encoded, encode
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
-from steelyard.codecs import Codec, require_finite
+from steelyard.budget.menu import Effort, roundings
+from steelyard.codecs import Codec, EntropyCodec, GridCodec, IntegerCodec, require_finite
 from steelyard.errors import WeightError
 from steelyard.formats import Format
 from steelyard.formats.base import tensor_of
@@ -22,8 +24,26 @@ from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint, StoredTensor
 
-DamageTable = dict[tuple[str, Codec, bool], float]
-"""Predicted damage by tensor of the result, its codec, and whether a tied table is written apart from its head."""
+_HOPED = 0.5
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What came of storing a tensor under a codec.
+
+    Attributes:
+        codec: as it would be written: where its bytes depend on the tensor, with those of this one.
+        rounding: the method that did the least damage of those tried.
+        damage: predicted.
+    """
+
+    codec: Codec
+    rounding: str
+    damage: float
+
+
+DamageTable = dict[tuple[str, Codec, bool], Tried]
+"""By tensor of the result, codec on offer or as written, and whether a tied table and its head are apart."""
 
 
 def stored_by(spec: ModelSpec, format: Format, name: str, codec: Codec | None) -> list[StoredTensor]:
@@ -50,14 +70,28 @@ def choice_bytes(spec: ModelSpec, format: Format, choice: Choice, digits: int) -
 
 
 def byte_curves(spec: ModelSpec, format: Format, menu: Sequence[Offer], digits: int) -> list[Curve]:
-    """Return the curves with bytes alone: enough to tell whether a budget is possible at all."""
+    """Return the curves with bytes alone: enough to tell whether a budget is possible at all.
+
+    What entropy-coded integers take is known only once they are coded; until then it is the least to be hoped for.
+    """
     return [
         Curve(
             offer.group,
-            tuple(Point(choice_bytes(spec, format, c, digits), 0.0, label_of(c)) for c in offer.choices),
+            tuple(Point(choice_bytes(spec, format, c, digits), 0.0, label_of(c)) for c in hoped(spec, offer)),
         )
         for offer in menu
     ]
+
+
+def hoped(spec: ModelSpec, offer: Offer) -> list[Choice]:
+    """Return the choices of an offer, entropy-coded integers that have not been coded yet at `_HOPED` bits."""
+
+    def at_best(name: str, codec: Codec | None) -> Codec | None:
+        if isinstance(codec, EntropyCodec) and codec.payload is None:
+            return replace(codec, payload=max(1, int(tensor_of(spec, name).elements * _HOPED / 8)))
+        return codec
+
+    return [tuple((name, at_best(name, codec)) for name, codec in choice) for choice in offer.choices]
 
 
 def measure_curves(
@@ -66,41 +100,50 @@ def measure_curves(
     format: Format,
     menu: Sequence[Offer],
     knowledge: KnowledgeBase,
-    rounding: str,
+    effort: Effort,
     digits: int,
     known: DamageTable,
     progress: Progress = SILENT,
-) -> list[Curve]:
+) -> tuple[list[Offer], list[Curve]]:
     """Encode every tensor with every codec on offer for it and predict the damage.
 
     Args:
-        known: damages worked out before, by tensor and codec; what is worked out here is added.
+        effort: how many ways of rounding are tried.
+        known: what was tried before, by tensor and codec; what is tried here is added.
+
+    Returns:
+        The menu with codecs as they would be written, and its curves.
 
     Raises:
         UserError: if a tensor on offer is not finite.
     """
     progress.start("trying codecs", sum(_work(spec, offer) for offer in menu))
-    curves = []
+    curves, tried_menu = [], []
     for offer in menu:
         apart = is_apart(spec, offer)
         for name in offer.names():
             wanted = dict.fromkeys(c for choice in offer.choices for n, c in choice if n == name and c is not None)
             missing = [codec for codec in wanted if (name, codec, apart) not in known]
             if missing:
-                damages = _damages(checkpoint, spec, name, missing, knowledge, rounding, apart)
-                known.update({(name, codec, apart): damage for codec, damage in damages.items()})
+                for codec, tried in _try(checkpoint, spec, name, missing, knowledge, effort, apart).items():
+                    known[name, codec, apart] = known[name, tried.codec, apart] = tried
+        tried_menu.append(replace(offer, choices=tuple(_as_written(c, known, apart) for c in offer.choices)))
         points = [
             Point(
                 choice_bytes(spec, format, choice, digits),
-                sum(known[name, codec, apart] for name, codec in choice if codec is not None),
+                sum(known[name, codec, apart].damage for name, codec in choice if codec is not None),
                 label_of(choice),
             )
-            for choice in offer.choices
+            for choice in tried_menu[-1].choices
         ]
         curves.append(Curve(offer.group, tuple(points)))
         progress.advance(_work(spec, offer))
     progress.finish()
-    return curves
+    return tried_menu, curves
+
+
+def _as_written(choice: Choice, known: DamageTable, apart: bool) -> Choice:
+    return tuple((name, None if codec is None else known[name, codec, apart].codec) for name, codec in choice)
 
 
 def is_apart(spec: ModelSpec, offer: Offer) -> bool:
@@ -112,28 +155,47 @@ def _work(spec: ModelSpec, offer: Offer) -> int:
     return sum(tensor_of(spec, n).elements * (c is not None) for choice in offer.choices for n, c in choice)
 
 
-def _damages(
+def _try(
     checkpoint: Checkpoint,
     spec: ModelSpec,
     name: str,
     codecs: Sequence[Codec],
     knowledge: KnowledgeBase,
-    rounding: str,
+    effort: Effort,
     apart: bool,
-) -> dict[Codec, float]:
+) -> dict[Codec, Tried]:
     source = spec.ties.get(name, name)
     stored = matrix_of(checkpoint, spec, source)
     require_finite(source, stored)
     weight = np.ascontiguousarray(stored, dtype=np.float32)
     known = knowledge.of(name, apart)
+    # A lossless pass does no damage of its own: the integers under it are rounded once for both.
+    inner = {codec: codec.base if isinstance(codec, EntropyCodec) else codec for codec in codecs}
+    coded = {codec.base for codec in codecs if isinstance(codec, EntropyCodec)}
 
-    def damage(codec: Codec) -> float:
-        encoded = encode(weight, codec, rounding_of(codec, rounding), known.statistics)
-        return known.damage(weight, encoded.decoded)
+    def one(codec: Codec) -> tuple[Tried, EntropyCodec | None]:
+        best: tuple[float, str, Encoded] | None = None
+        for rounding in roundings(codec, effort):
+            encoded = encode(weight, codec, rounding, known.statistics)
+            damage = known.damage(weight, encoded.decoded)
+            if best is None or damage < best[0]:
+                best = damage, rounding, encoded
+        assert best is not None
+        written = None
+        if codec in coded:
+            assert isinstance(codec, IntegerCodec | GridCodec)
+            written = EntropyCodec(codec).fitted(best[2].parts, weight.shape)
+        return Tried(codec, best[1], best[0]), written
 
     try:
         with single_threaded_blas():
-            return dict(zip(codecs, map_threads(damage, codecs), strict=True))
+            bases = list(dict.fromkeys(inner.values()))
+            found = dict(zip(bases, map_threads(one, bases), strict=True))
     except WeightError as error:
         # A weight beyond the range of the types on offer.
         raise WeightError(f"{source}: {error}, or leave it as it is with --keep '{re.escape(source)}'") from None
+    result = {}
+    for codec, base in inner.items():
+        tried, written = found[base]
+        result[codec] = tried if codec == base or written is None else replace(tried, codec=written)
+    return result

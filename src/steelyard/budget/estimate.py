@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from steelyard.budget.candidates import Effort
+from steelyard.budget.menu import Effort
 from steelyard.budget.options import FitOptions
 from steelyard.parallel import cpu_count
 from steelyard.spec import ModelSpec

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from steelyard.budget.candidates import Effort
+from steelyard.budget.menu import Effort
 
 FormatName = Literal["auto", "compressed-tensors", "steelyard", "gguf", "dense"]
 

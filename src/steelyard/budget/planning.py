@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from steelyard.budget.candidates import Offer, offers
+from steelyard.budget.candidates import Choice, Offer, offers
 from steelyard.budget.curve import Curve
-from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, is_apart, measure_curves
-from steelyard.budget.encoding import rounding_of
+from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, hoped, is_apart, measure_curves
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.options import FitOptions
 from steelyard.budget.plan import Plan, TensorPlan
@@ -21,8 +20,6 @@ from steelyard.formats.container import Container, layout_of
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
 from steelyard.units import parse_size
-
-_ROUNDING = {"quick": "rtn", "good": "gptq", "best": "gptq"}
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,7 @@ class Planner:
 
     def smallest_size(self) -> int:
         """Return the exact bytes of the smallest result there is."""
-        return self.exact_size(smallest_choice(self._bytes()))
+        return self._hoped_size(smallest_choice(self._bytes()))
 
     def require_feasible(self, budget: int) -> None:
         """Refuse an impossible budget before any work.
@@ -62,18 +59,18 @@ class Planner:
         Raises:
             UserError: naming the smallest feasible size and the tensor that sets it.
         """
-        require_feasible(self._bytes(), self.exact_size, budget)
+        require_feasible(self._bytes(), self._hoped_size, budget)
 
     def learn(self, knowledge: KnowledgeBase, known: DamageTable, progress: Progress = SILENT) -> None:
         """Work out the curves; `known` is shared between the planners of one model."""
         self.known = known
-        self._curves = measure_curves(
+        self.menu, self._curves = measure_curves(
             self.opened.checkpoint,
             self.opened.spec,
             self.format,
             self.menu,
             knowledge,
-            _ROUNDING[self.options.effort],
+            self.options.effort,
             self._digits,
             known,
             progress,
@@ -86,11 +83,15 @@ class Planner:
 
     def exact_size(self, choice: Sequence[int]) -> int:
         """Return the bytes on disk of a choice."""
-        tensors = [
-            tensor
-            for offer, index in zip(self.menu, choice, strict=True)
-            for tensor in choice_tensors(self.opened.spec, self.format, offer.choices[index])
-        ]
+        return self._size([offer.choices[index] for offer, index in zip(self.menu, choice, strict=True)])
+
+    def _hoped_size(self, choice: Sequence[int]) -> int:
+        spec = self.opened.spec
+        return self._size([hoped(spec, offer)[index] for offer, index in zip(self.menu, choice, strict=True)])
+
+    def _size(self, choices: Sequence[Choice]) -> int:
+        spec = self.opened.spec
+        tensors = [tensor for choice in choices for tensor in choice_tensors(spec, self.format, choice)]
         return layout_of(self.format, tensors, self._max_shard_size).total_bytes
 
     def plan(self, budget: int, request: Mapping[str, Any]) -> PlannedFit:
@@ -103,12 +104,14 @@ class Planner:
             raise RuntimeError("the curves are not known yet; call learn first")
         solution = solve(self._curves, budget, self.exact_size)
         tensors: dict[str, TensorPlan] = {}
-        rounding = _ROUNDING[self.options.effort]
         for offer, index in zip(self.menu, solution.choice, strict=True):
             for name, codec in offer.choices[index]:
-                damage = 0.0 if codec is None else self.known[name, codec, is_apart(self.opened.spec, offer)]
                 source = self.opened.spec.ties.get(name, name)
-                tensors[name] = TensorPlan(source, codec, rounding_of(codec, rounding), damage)
+                if codec is None:
+                    tensors[name] = TensorPlan(source, None, "", 0.0)
+                    continue
+                tried = self.known[name, codec, is_apart(self.opened.spec, offer)]
+                tensors[name] = TensorPlan(source, tried.codec, tried.rounding, tried.damage)
         ordered = {name: tensors[name] for name in sorted(tensors, key=self._order())}
         plan = Plan(self.format.name, ordered, self._max_shard_size, dict(request))
         return PlannedFit(plan, solution, budget)

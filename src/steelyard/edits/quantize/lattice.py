@@ -71,8 +71,8 @@ def lattice(
 
     At high rates a weight rounded to a step d costs h - log2(d) bits and an error of d**2 / 12. With compensation
     the damage is the sum of G_i c_j d_ij**2 / 12 over rows i and columns j, c_j = 1 / L_jj**2 for the Cholesky
-    factor L of the inverse second moment in the order of rounding. For a given sum of bits it is least where all terms are
-    alike: d_ij proportional to (G_i c_j)**(-1/2).
+    factor L of the inverse second moment in the order of rounding. For a given sum of bits it is least where all
+    terms are alike: d_ij proportional to (G_i c_j)**(-1/2).
 
     Args:
         weight: [out, in], any float dtype.
