@@ -25,6 +25,11 @@ NOT_RUN = {
     "steelyard fit MODEL --size 4MiB --out DIR",
     "steelyard fit MODEL --size 4MiB --out small",
     "steelyard train-reference run/ --export model/",
+    "steelyard train-reference run/ --hidden 128 --ffn 384 --layers 3 --heads 4 --kv-heads 2 --vocabulary 1024 "
+    "--export model/",
+    "steelyard train-reference run/ --architecture mamba --hidden 256 --layers 6 --export model/",
+    "steelyard train-reference run/ --linears ternary --falling trilm --export model/ --export-packed packed/",
+    "steelyard train-reference run/ --linears float8 --export model/ --export-packed packed/",
 }
 _NEVER = ("make ", "git clone ", "pip install ", "cd ")
 _SHELL = ("steelyard ", *_NEVER)
