@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from steelyard.budget.options import FitOptions
+from steelyard.budget.planning import Planner
 from steelyard.budget.policies import decisions
 from steelyard.budget.quantize import QuantizeOptions, plan_quantize, quantize_folder
-from steelyard.codecs import DenseCodec, IntegerCodec, names
+from steelyard.codecs import DenseCodec, EntropyCodec, IntegerCodec, names
 from steelyard.codecs.naming import SHORT, named
 from steelyard.errors import UserError
+from steelyard.formats import get as get_format
 from steelyard.formats.logical import LogicalCheckpoint
 from steelyard.jobs import open_model
 from tiny_llama import write_tiny
@@ -103,3 +106,20 @@ def test_policies_say_what_tensors_become(model: Path) -> None:
 def test_policies_that_cannot_be_followed(model: Path, policy: str, said: str) -> None:
     with open_model(model) as opened, pytest.raises(UserError, match=said):
         decisions(opened.spec, [policy])
+
+
+def test_policies_leave_fit_one_choice(model: Path) -> None:
+    with open_model(model) as opened:
+        native = get_format("steelyard")
+        options = FitOptions(bits=4, format="steelyard", policy=("keep-first=1", "mlp.down:6"), entropy=False)
+        menu = {offer.group: offer for offer in Planner(opened, native, options).menu}
+        first = menu["model.layers.0.mlp.down_proj.weight"]
+        assert [codec for choice in first.choices for _, codec in choice] == [IntegerCodec(6, 64, True)]
+        assert all(codec is None for choice in menu["model.layers.0.self_attn.qkv"].choices for _, codec in choice)
+        assert len(menu["model.layers.1.self_attn.qkv"].choices) > 5
+        coded = [codec for offer in menu.values() for choice in offer.choices for _, codec in choice]
+        assert not any(isinstance(codec, EntropyCodec) for codec in coded)
+        with pytest.raises(UserError, match=r"part of model\.layers\.0\.self_attn\.qkv.*--no-fuse"):
+            Planner(opened, native, FitOptions(bits=4, policy=("attn.v:8",)))
+        with pytest.raises(UserError, match="use --format steelyard"):
+            Planner(opened, get_format("compressed-tensors"), FitOptions(bits=4, policy=("mlp.down:nf4",)))

@@ -33,6 +33,12 @@ class FitOptions(BaseModel):
     eval_sequences: int = Field(128, ge=2, description="sequences the result is measured on")
     curve: tuple[float, ...] = Field((), description="also measure these bits per parameter")
     keep: tuple[str, ...] = Field((), description="regular expressions of tensors to leave as stored")
+    policy: tuple[str, ...] = Field(
+        (), description="experts-int8, glm-int4, keep-first=N, keep-last=N, keep=ROLE, ROLE:CODEC"
+    )
+    entropy: bool = Field(
+        True, description="offer entropy-coded integers, which take the fewest bytes and longest to decode"
+    )
     fuse: bool = Field(True, description="one codec for q, k, v and for gate, up of a layer, as vLLM needs")
     compare_formats: bool = Field(True, description="measure what the ecosystem format costs at equal bytes")
     verify: Literal["bytes", "load"] = Field("bytes", description="load: also load it in plain transformers")
