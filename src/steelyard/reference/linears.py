@@ -67,7 +67,7 @@ def to_float8(x: torch.Tensor, kind: torch.dtype) -> torch.Tensor:
 
     The scale is 2^-b with b = floor(log2(largest / max |x|)).
 
-    Source: Perez et al. 2023, 2309.17224, FP8-AMAX (their 1.4.3 float ends at 240; this is the E4M3 of OCP, 448).
+    Source: Perez et al. 2023, 2309.17224, FP8-AMAX, with the types of Micikevicius et al. 2022.
     """
     largest = _LARGEST[kind]
     extreme = float(x.detach().abs().max())
