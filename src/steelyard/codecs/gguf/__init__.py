@@ -101,13 +101,13 @@ class GgufCodec(Codec):
         lowest, count = _SHARES[bits]
         _search.search(
             weight,
-            costs,
+            costs.astype(np.float32),
             self.block,
             levels.each,
             3 if levels.power else {"": 0, "any": 1, "below": 2}[levels.minimum],
-            np.array([levels.low, levels.high, levels.scale_low, levels.scale_high], np.float64),
+            np.array([levels.low, levels.high, levels.scale_low, levels.scale_high], np.float32),
             _table(levels.table),
-            np.geomspace(lowest, _WIDEST if not levels.minimum else 1.0, count),
+            np.geomspace(lowest, _WIDEST if not levels.minimum else 1.0, count, dtype=np.float32),
             floats,
             whole,
             codes,
@@ -174,8 +174,8 @@ def _costs(importance: np.ndarray | None, columns: int) -> np.ndarray:
 def _table(levels: tuple[int, ...]) -> np.ndarray:
     """Return 16 levels and the 15 numbers midway between them; none where levels are whole numbers in a row."""
     if not levels:
-        return np.empty(0)
+        return np.empty(0, np.float32)
     padded = np.full(16, np.inf)
     padded[: len(levels)] = levels
     middles = (padded[1:] + padded[:-1]) / 2
-    return np.concatenate([padded, middles])
+    return np.concatenate([padded, middles]).astype(np.float32).astype(np.float32)

@@ -1,7 +1,8 @@
 """The search for the scales, minima and codes of GGUF's blocks, compiled by numba.
 
 Rows are independent, so `LANES` of them go side by side: the innermost loops run over rows and fill the vector
-registers without reordering a sum. Sums are in float64.
+registers without reordering a sum. Sums are in float32 and over what rounding misses, which is small, never
+over the weights themselves: a least-squares step is then worked out without cancellation.
 """
 
 from __future__ import annotations
@@ -11,16 +12,18 @@ from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
-from numba import float32, float64, int16, int64, uint8, void
+from numba import float32, int16, int64, uint8, void
 
 from steelyard.compiled import given, kernel
 
-LANES = 16
-_INTEGER = 6755399441055744.0  # adding and subtracting it rounds to the nearest integer, halves to even
+LANES = 64
+_INTEGER = np.float32(12582912.0)  # adding and subtracting it rounds to the nearest integer, halves to even
 _SPLIT = 2.0**42 + 1.0  # Veltkamp's constant for the 11 bits of a float16
-_TINY = 1.5 * 2.0**28  # the same as _INTEGER, for whole multiples of 2^-24
-_ROUNDS = 3
+_TINY = 1.5 * 2.0**28  # adding and subtracting it rounds to whole multiples of 2^-24
+_ROUNDS = 2
 _POLISH = 3
+_ZERO, _ONE, _TWO = np.float32(0.0), np.float32(1.0), np.float32(2.0)
+_HUGE = np.float32(np.inf)
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -31,77 +34,95 @@ def inner(function: Function) -> Function:
 
 
 @inner
-def to_half(value: float) -> float:
+def to_half(number: np.float32) -> np.float32:
     """Round to the nearest float16 that is finite."""
+    value = np.float64(number)
     magnitude = min(abs(value), 65504.0)
     wide = magnitude * _SPLIT
     rounded = wide - (wide - magnitude) if magnitude >= 2.0**-14 else (magnitude + _TINY) - _TINY
     rounded = min(rounded, 65504.0)
-    signed: float = -rounded if value < 0.0 else rounded
-    return signed
+    return np.float32(-rounded if value < 0.0 else rounded)
 
 
 @inner
-def _level(value: float, low: float, high: float, table: np.ndarray) -> float:
-    """Return the nearest level; a table is 16 levels and the 15 numbers midway between them."""
-    if table.size == 0:
-        clipped = min(max(value, low), high)
-        return (clipped + _INTEGER) - _INTEGER
-    place = 0
-    for step in (8, 4, 2, 1):
-        if value > table[16 + place + step - 1]:
-            place += step
-    found: float = table[place]
-    return found
+def _nearest(value: np.float32, low: np.float32, high: np.float32) -> np.float32:
+    """Return the nearest whole number of a range."""
+    value = value if value > low else low
+    value = value if value < high else high
+    return np.float32(np.float32(value + _INTEGER) - _INTEGER)
+
+
+# Places in the scratch of `_measure`. One array holds them all: where several may overlap, loops do not become
+# vectors.
+_SCALE, _INVERSE, _OFFSET, _LEVEL, _RATIO = 0, 1 * LANES, 2 * LANES, 3 * LANES, 4 * LANES
+_LOST, _V1, _V2, _M1, _MV = 5 * LANES, 6 * LANES, 7 * LANES, 8 * LANES, 9 * LANES
+_SCRATCH = 10 * LANES
+
+
+@inner
+def _table_levels(scratch: np.ndarray, table: np.ndarray) -> None:
+    """Write the nearest level of each lane's ratio; a table is 16 levels and the 15 numbers midway between them."""
+    first = table[0]
+    for i in range(LANES):
+        scratch[_LEVEL + i] = first
+    for k in range(15):
+        step, middle = np.float32(table[k + 1] - table[k]), table[16 + k]
+        for i in range(LANES):
+            scratch[_LEVEL + i] += step if scratch[_RATIO + i] > middle else _ZERO
 
 
 @inner
 def _measure(
     panel: np.ndarray,
     h: np.ndarray,
-    low: float,
-    high: float,
+    low: np.float32,
+    high: np.float32,
     table: np.ndarray,
     scale: np.ndarray,
     offset: np.ndarray,
     sums: np.ndarray,
 ) -> None:
-    """Round under w = level * scale + offset and add up what least squares needs.
+    """Round under w = level * scale + offset + miss and add up what least squares needs.
 
     Args:
         panel: [weights, LANES].
         h: [weights], what a squared error costs.
         low: smallest level.
         high: largest level.
-        table: see `_level`.
+        table: see `_table_levels`.
         scale: [LANES]; where it is 0 every level is that nearest to 0.
         offset: [LANES].
-        sums: [5, LANES], written: of h times the squared error, v, v v, w, w v, for the levels v.
+        sums: [5, LANES], written: of h times the squared miss, v, v v, miss, miss v, for the levels v.
     """
-    inverse, level = np.empty(LANES), np.empty(LANES)
-    lost, v1, v2, w1, wv = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    x = np.empty(_SCRATCH, np.float32)
     for i in range(LANES):
-        inverse[i] = 1.0 / scale[i] if scale[i] != 0.0 else 0.0
+        x[_SCALE + i] = scale[i]
+        x[_OFFSET + i] = offset[i]
+    for i in range(LANES):
+        x[_INVERSE + i] = _ONE / x[_SCALE + i] if x[_SCALE + i] != _ZERO else _ZERO
+        x[_LOST + i], x[_V1 + i], x[_V2 + i], x[_M1 + i], x[_MV + i] = _ZERO, _ZERO, _ZERO, _ZERO, _ZERO
     linear = table.size == 0
     for j in range(panel.shape[0]):
-        cost = h[j]
+        cost, row = h[j], panel[j]
         if linear:
             for i in range(LANES):
-                ratio = (panel[j, i] - offset[i]) * inverse[i]
-                level[i] = (min(max(ratio, low), high) + _INTEGER) - _INTEGER
+                x[_LEVEL + i] = _nearest((row[i] - x[_OFFSET + i]) * x[_INVERSE + i], low, high)
         else:
             for i in range(LANES):
-                level[i] = _level((panel[j, i] - offset[i]) * inverse[i], low, high, table)
+                x[_RATIO + i] = (row[i] - x[_OFFSET + i]) * x[_INVERSE + i]
+            _table_levels(x, table)
         for i in range(LANES):
-            w, v = panel[j, i], level[i]
-            miss = w - offset[i] - v * scale[i]
-            lost[i] += cost * (miss * miss)
-            v1[i] += cost * v
-            v2[i] += cost * (v * v)
-            w1[i] += cost * w
-            wv[i] += cost * (w * v)
+            v = x[_LEVEL + i]
+            miss = (row[i] - x[_OFFSET + i]) - v * x[_SCALE + i]
+            costly, weighed = cost * v, cost * miss
+            x[_LOST + i] += weighed * miss
+            x[_V1 + i] += costly
+            x[_V2 + i] += costly * v
+            x[_M1 + i] += weighed
+            x[_MV + i] += weighed * v
     for i in range(LANES):
-        sums[0, i], sums[1, i], sums[2, i], sums[3, i], sums[4, i] = lost[i], v1[i], v2[i], w1[i], wv[i]
+        sums[0, i], sums[1, i], sums[2, i] = x[_LOST + i], x[_V1 + i], x[_V2 + i]
+        sums[3, i], sums[4, i] = x[_M1 + i], x[_MV + i]
 
 
 @inner
@@ -129,116 +150,131 @@ def _keep(error: np.ndarray, s: np.ndarray, o: np.ndarray, best: np.ndarray) -> 
 def _symmetric(
     panel: np.ndarray,
     h: np.ndarray,
-    low: float,
-    high: float,
+    low: np.float32,
+    high: np.float32,
     table: np.ndarray,
     factors: np.ndarray,
     half: bool,
     best: np.ndarray,
 ) -> None:
     """Find the scale of a group without a minimum; `half` says that it is stored as a float16."""
-    smallest, largest = np.empty(LANES), np.empty(LANES)
-    s, o, sums, error = np.empty(LANES), np.zeros(LANES), np.empty((5, LANES)), np.empty(LANES)
+    smallest, largest = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    s, o, error = np.empty(LANES, np.float32), np.zeros(LANES, np.float32), np.empty(LANES, np.float32)
+    sums = np.empty((5, LANES), np.float32)
     _extremes(panel, smallest, largest)
     for f in factors:
         for sign in (-1.0, 1.0):
+            share = np.float32(sign * f / low)
             for i in range(LANES):
-                s[i] = sign * f * max(largest[i], -smallest[i]) / low
+                s[i] = share * max(largest[i], -smallest[i])
             _measure(panel, h, low, high, table, s, o, sums)
-            for i in range(LANES):  # what least squares would leave, less a constant
-                fits = sums[2, i] > 0.0
-                error[i] = -sums[4, i] * sums[4, i] / sums[2, i] if fits else 0.0
-                s[i] = sums[4, i] / sums[2, i] if fits else s[i]
+            for i in range(LANES):  # what least squares would leave
+                move = sums[4, i] / sums[2, i] if sums[2, i] > _ZERO else _ZERO
+                error[i] = sums[0, i] - move * sums[4, i]
+                s[i] += move
             _keep(error, s, o, best)
     for i in range(LANES):
         s[i] = to_half(best[1, i]) if half else best[1, i]
-        best[0, i] = np.inf
+        best[0, i] = _HUGE
     for _ in range(_POLISH):
         _measure(panel, h, low, high, table, s, o, sums)
         _keep(sums[0], s, o, best)
         for i in range(LANES):
-            fitted = sums[4, i] / sums[2, i] if sums[2, i] > 0.0 else s[i]
+            fitted = s[i] + (sums[4, i] / sums[2, i] if sums[2, i] > _ZERO else _ZERO)
             s[i] = to_half(fitted) if half else fitted
 
 
 @inner
-def _power(panel: np.ndarray, h: np.ndarray, low: float, high: float, table: np.ndarray, best: np.ndarray) -> None:
+def _power(
+    panel: np.ndarray, h: np.ndarray, low: np.float32, high: np.float32, table: np.ndarray, best: np.ndarray
+) -> None:
     """Find the power of two that loses the least."""
-    smallest, largest = np.empty(LANES), np.empty(LANES)
-    s, o, sums = np.empty(LANES), np.zeros(LANES), np.empty((5, LANES))
+    smallest, largest = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    s, o, sums = np.empty(LANES, np.float32), np.zeros(LANES, np.float32), np.empty((5, LANES), np.float32)
     _extremes(panel, smallest, largest)
     for shift in (-1.0, 0.0, 1.0):
         for i in range(LANES):
-            reach = max(max(largest[i], -smallest[i]) / high, 2.0**-128)
-            exponent = min(max(np.ceil(np.log2(reach)) + shift, -128.0), 126.0)
-            s[i] = 2.0**exponent
+            # Far enough from the end of the range that the inverse is finite.
+            reach = max(np.float64(max(largest[i], -smallest[i])) / np.float64(high), 2.0**-120)
+            exponent = min(max(np.ceil(np.log2(reach)) + shift, -120.0), 126.0)
+            s[i] = np.float32(2.0**exponent)
         _measure(panel, h, low, high, table, s, o, sums)
         _keep(sums[0], s, o, best)
 
 
 @inner
-def _fit(sums: np.ndarray, total: float, below: bool, s: np.ndarray, o: np.ndarray) -> None:
-    """Move scale and offset to the least squares of the levels that `sums` were added up for."""
+def _fit(sums: np.ndarray, total: np.float32, below: bool, s: np.ndarray, o: np.ndarray, error: np.ndarray) -> None:
+    """Move scale and offset to the least squares of the levels that `sums` were added up for.
+
+    `error` takes what is lost there, with the levels as they are.
+    """
     for i in range(LANES):
-        spread = total * sums[2, i] - sums[1, i] * sums[1, i]
-        scale = (total * sums[4, i] - sums[1, i] * sums[3, i]) / spread if spread > 0.0 else s[i]
-        offset = (sums[3, i] - scale * sums[1, i]) / total if spread > 0.0 else o[i]
-        if below and offset > 0.0:
-            offset = 0.0
-            scale = sums[4, i] / sums[2, i] if sums[2, i] > 0.0 else s[i]
-        s[i] = scale if scale >= 0.0 else s[i]
-        o[i] = offset if scale >= 0.0 else o[i]
+        lost, v1, v2, m1, mv = sums[0, i], sums[1, i], sums[2, i], sums[3, i], sums[4, i]
+        spread = total * v2 - v1 * v1
+        ds = (total * mv - v1 * m1) / spread if spread > _ZERO else _ZERO
+        do = (m1 - ds * v1) / total if spread > _ZERO else _ZERO
+        if below and o[i] + do > _ZERO:
+            do = -o[i]
+            ds = (mv - do * v1) / v2 if v2 > _ZERO else _ZERO
+        if s[i] + ds < _ZERO:
+            ds, do = _ZERO, _ZERO
+        error[i] = lost - _TWO * (ds * mv + do * m1) + ds * ds * v2 + _TWO * ds * do * v1 + do * do * total
+        s[i] += ds
+        o[i] += do
 
 
 @inner
 def _affine(
     panel: np.ndarray,
     h: np.ndarray,
-    high: float,
+    high: np.float32,
     table: np.ndarray,
     factors: np.ndarray,
     below: bool,
     best: np.ndarray,
 ) -> None:
     """Find scale and minimum of a group; those of any sign are stored as float16."""
-    smallest, largest = np.empty(LANES), np.empty(LANES)
-    s, o, sums, error = np.empty(LANES), np.empty(LANES), np.empty((5, LANES)), np.empty(LANES)
+    smallest, largest = np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    s, o, error = np.empty(LANES, np.float32), np.empty(LANES, np.float32), np.empty(LANES, np.float32)
+    sums = np.empty((5, LANES), np.float32)
     _extremes(panel, smallest, largest)
-    total = h.sum()
+    total = _total(h)
     if below:
         for i in range(LANES):
-            smallest[i] = min(smallest[i], 0.0)
-            largest[i] = max(largest[i], 0.0)
+            smallest[i] = min(smallest[i], _ZERO)
+            largest[i] = max(largest[i], _ZERO)
     for f in factors:
+        share = np.float32(f / high)
         for shift in (0.0, 0.5, 1.0):  # where the range shrinks: at its end, on both sides, at its beginning
+            rest = np.float32(shift * (1.0 - f))
             for i in range(LANES):
                 span = largest[i] - smallest[i]
-                s[i] = f * span / high
-                o[i] = smallest[i] + shift * (1.0 - f) * span
-                o[i] = min(o[i], 0.0) if below else o[i]
-            _measure(panel, h, 0.0, high, table, s, o, sums)
-            _fit(sums, total, below, s, o)
-            for i in range(LANES):  # what is left at the least squares, less a constant
-                error[i] = s[i] * (s[i] * sums[2, i] - 2.0 * sums[4, i])
-                error[i] += o[i] * (total * o[i] + 2.0 * (s[i] * sums[1, i] - sums[3, i]))
+                s[i] = share * span
+                o[i] = smallest[i] + rest * span
+                o[i] = min(o[i], _ZERO) if below else o[i]
+            _measure(panel, h, _ZERO, high, table, s, o, sums)
+            _fit(sums, total, below, s, o, error)
             _keep(error, s, o, best)
     for i in range(LANES):
         s[i] = best[1, i] if below else to_half(best[1, i])
         o[i] = best[2, i] if below else to_half(best[2, i])
-        best[0, i] = np.inf
+        best[0, i] = _HUGE
     for _ in range(_POLISH):
-        _measure(panel, h, 0.0, high, table, s, o, sums)
+        _measure(panel, h, _ZERO, high, table, s, o, sums)
         _keep(sums[0], s, o, best)
-        _fit(sums, total, below, s, o)
+        _fit(sums, total, below, s, o, error)
         if not below:
             for i in range(LANES):
                 s[i] = to_half(s[i])
-                o[i] = to_half((sums[3, i] - s[i] * sums[1, i]) / total)
+                o[i] = to_half(o[i])
 
 
 @inner
-def _whole(value: float, first: float, last: float) -> float:
-    return (min(max(value, first), last) + _INTEGER) - _INTEGER
+def _total(h: np.ndarray) -> np.float32:
+    total = _ZERO
+    for j in range(h.size):
+        total += h[j]
+    return np.float32(total)
 
 
 @inner
@@ -264,45 +300,48 @@ def _block(
         each: weights of a group.
         bounds: smallest and largest level, smallest and largest whole number.
         below: whether groups have minima.
-        table: see `_level`.
+        table: see `_table_levels`.
         wanted: [2, groups, LANES], the scales and offsets that would be best; changed.
         floats: [2, LANES], written: of scales and of minima.
         whole: [2, groups, LANES], written.
     """
     groups = wanted.shape[1]
     low, high, first, last = bounds[0], bounds[1], bounds[2], bounds[3]
-    s, o, sums = np.empty(LANES), np.zeros(LANES), np.empty((5, LANES))
-    a, m = np.empty(LANES), np.zeros(LANES)
-    trial, error, least = np.zeros((2, LANES)), np.empty(LANES), np.full(LANES, np.inf)
-    number, kept = np.zeros((2, groups, LANES)), np.empty((groups, 5, LANES))
+    s, o, sums = np.empty(LANES, np.float32), np.zeros(LANES, np.float32), np.empty((5, LANES), np.float32)
+    a, m = np.empty(LANES, np.float32), np.zeros(LANES, np.float32)
+    trial, error = np.zeros((2, LANES), np.float32), np.empty(LANES, np.float32)
+    least = np.full(LANES, _HUGE)
+    number, kept = np.zeros((2, groups, LANES), np.float32), np.empty((groups, 5, LANES), np.float32)
     for i in range(LANES):
-        extreme, deepest = 0.0, 0.0
+        extreme, deepest = _ZERO, _ZERO
         for g in range(groups):
             extreme = wanted[0, g, i] if abs(wanted[0, g, i]) > abs(extreme) else extreme
             deepest = min(deepest, wanted[1, g, i])
         trial[0, i] = to_half(extreme / (last if below else first))
-        trial[1, i] = to_half(-deepest / last) if below else 0.0
+        trial[1, i] = to_half(-deepest / last) if below else _ZERO
     for turn in range(_ROUNDS):
         for i in range(LANES):
-            error[i] = 0.0
+            error[i] = _ZERO
         for g in range(groups):
             members, costs = panel[g * each : (g + 1) * each], h[g * each : (g + 1) * each]
-            total = costs.sum()
+            total = _total(costs)
             for i in range(LANES):
-                kept[g, 0, i] = np.inf
+                kept[g, 0, i] = _HUGE
             for shift in (0.0, -1.0, 1.0):
                 for i in range(LANES):
-                    ratio = wanted[0, g, i] / trial[0, i] if trial[0, i] != 0.0 else 0.0
-                    a[i] = min(max(_whole(ratio, first, last) + shift, first), last)
+                    ratio = wanted[0, g, i] / trial[0, i] if trial[0, i] != _ZERO else _ZERO
+                    a[i] = min(max(_nearest(ratio, first, last) + np.float32(shift), first), last)
                     s[i] = a[i] * trial[0, i]
                     if below:
-                        m[i] = _whole(-wanted[1, g, i] / trial[1, i], 0.0, last) if trial[1, i] != 0.0 else 0.0
+                        m[i] = (
+                            _nearest(-wanted[1, g, i] / trial[1, i], _ZERO, last) if trial[1, i] != _ZERO else _ZERO
+                        )
                         o[i] = -m[i] * trial[1, i]
                 _measure(members, costs, low, high, table, s, o, sums)
                 if below:
-                    for i in range(LANES):
-                        depth = (s[i] * sums[1, i] - sums[3, i]) / total
-                        m[i] = _whole(depth / trial[1, i], 0.0, last) if trial[1, i] != 0.0 else 0.0
+                    for i in range(LANES):  # the minimum that suits this scale
+                        depth = -(o[i] + sums[3, i] / total)
+                        m[i] = _nearest(depth / trial[1, i], _ZERO, last) if trial[1, i] != _ZERO else _ZERO
                         o[i] = -m[i] * trial[1, i]
                     _measure(members, costs, low, high, table, s, o, sums)
                 for i in range(LANES):
@@ -335,43 +374,45 @@ def _refit(
 ) -> None:
     """Move the floats of a block, and what is wanted of its groups, to their least squares given all levels."""
     groups = wanted.shape[1]
-    ss, sm, mm, sw, mw = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
+    ss, sm, mm = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.zeros(LANES, np.float32)
+    sr, mr, lost = np.zeros(LANES, np.float32), np.zeros(LANES, np.float32), np.empty(LANES, np.float32)
     for g in range(groups):
-        total = h[g * each : (g + 1) * each].sum()
+        total = _total(h[g * each : (g + 1) * each])
         for i in range(LANES):
             a, m = number[0, g, i], number[1, g, i]
             ss[i] += a * a * kept[g, 2, i]
             sm[i] -= a * m * kept[g, 1, i]
             mm[i] += m * m * total
-            sw[i] += a * kept[g, 4, i]
-            mw[i] -= m * kept[g, 3, i]
+            sr[i] += a * kept[g, 4, i]
+            mr[i] -= m * kept[g, 3, i]
+            wanted[0, g, i], wanted[1, g, i] = a * trial[0, i], -m * trial[1, i]
         if below:
-            _fit(kept[g], total, True, wanted[0, g], wanted[1, g])
+            _fit(kept[g], total, True, wanted[0, g], wanted[1, g], lost)
         else:
             for i in range(LANES):
-                if kept[g, 2, i] > 0.0:
-                    wanted[0, g, i] = kept[g, 4, i] / kept[g, 2, i]
+                if kept[g, 2, i] > _ZERO:
+                    wanted[0, g, i] += kept[g, 4, i] / kept[g, 2, i]
     for i in range(LANES):
         spread = ss[i] * mm[i] - sm[i] * sm[i]
-        if below and spread > 1e-12 * ss[i] * mm[i]:
-            scale = (sw[i] * mm[i] - mw[i] * sm[i]) / spread
-            depth = (mw[i] * ss[i] - sw[i] * sm[i]) / spread
-            if scale > 0.0 and depth >= 0.0:
+        if below and spread > np.float32(1e-5) * ss[i] * mm[i]:
+            scale = trial[0, i] + (sr[i] * mm[i] - mr[i] * sm[i]) / spread
+            depth = trial[1, i] + (mr[i] * ss[i] - sr[i] * sm[i]) / spread
+            if scale > _ZERO and depth >= _ZERO:
                 trial[0, i], trial[1, i] = to_half(scale), to_half(depth)
-        elif ss[i] > 0.0:
-            trial[0, i] = to_half(sw[i] / ss[i])
+        elif ss[i] > _ZERO:
+            trial[0, i] = to_half(trial[0, i] + sr[i] / ss[i])
 
 
 @kernel(
     void(
         given(float32),
-        given(float64, 1),
+        given(float32, 1),
         int64,
         int64,
         int64,
-        given(float64, 1),
-        given(float64, 1),
-        given(float64, 1),
+        given(float32, 1),
+        given(float32, 1),
+        given(float32, 1),
         float32[:, :, ::1],
         int16[:, :, ::1],
         uint8[:, ::1],
@@ -394,7 +435,7 @@ def search(
 
     Args:
         weight: float32 [rows, columns].
-        importance: float64 [columns], above 0: what a squared error costs at each column.
+        importance: float32 [columns], above 0: what a squared error costs at each column.
         numbers: weights of a block.
         each: weights of a group.
         kind: 0 for scales alone, 1 for a minimum of any sign, 2 for one below zero, 3 for a power of two.
@@ -408,10 +449,10 @@ def search(
     rows, columns = weight.shape
     groups = numbers // each
     low, high = bounds[0], bounds[1]
-    product = bounds[3] != 0.0
-    panel, best = np.zeros((numbers, LANES)), np.empty((3, LANES))
-    wanted, chosen = np.zeros((2, groups, LANES)), np.zeros((2, groups, LANES))
-    pair = np.zeros((2, LANES))
+    product = bounds[3] != _ZERO
+    panel, best = np.zeros((numbers, LANES), np.float32), np.empty((3, LANES), np.float32)
+    wanted, chosen = np.zeros((2, groups, LANES), np.float32), np.zeros((2, groups, LANES), np.float32)
+    pair, scratch = np.zeros((2, LANES), np.float32), np.empty(_SCRATCH, np.float32)
     for start in range(0, rows, LANES):
         lanes = min(LANES, rows - start)
         for b in range(columns // numbers):
@@ -422,7 +463,7 @@ def search(
             for g in range(groups):
                 members, costs = panel[g * each : (g + 1) * each], h[g * each : (g + 1) * each]
                 for i in range(LANES):
-                    best[0, i], best[1, i], best[2, i] = np.inf, 0.0, 0.0
+                    best[0, i], best[1, i], best[2, i] = _HUGE, _ZERO, _ZERO
                 if kind == 0:
                     _symmetric(members, costs, low, high, table, factors, not product, best)
                 elif kind == 3:
@@ -435,8 +476,8 @@ def search(
                 _block(panel, h, each, bounds, kind == 2, table, wanted, pair, chosen)
                 for g in range(groups):
                     for i in range(LANES):
-                        wanted[0, g, i] = np.float64(np.float32(chosen[0, g, i] * pair[0, i]))
-                        wanted[1, g, i] = -np.float64(np.float32(chosen[1, g, i] * pair[1, i]))
+                        wanted[0, g, i] = chosen[0, g, i] * pair[0, i]
+                        wanted[1, g, i] = -chosen[1, g, i] * pair[1, i]
             else:
                 for i in range(LANES):
                     pair[0, i], pair[1, i] = wanted[0, 0, i], wanted[1, 0, i]
@@ -444,17 +485,17 @@ def search(
                 r = start + i
                 for k in range(2):
                     floats[k, r, b] = pair[k, i]
-                for g in range(groups):
-                    if product:
-                        for k in range(2):
-                            whole[k, r, b * groups + g] = np.int16(chosen[k, g, i])
-                    s, o = wanted[0, g, i], wanted[1, g, i]
-                    inverse = 1.0 / s if s != 0.0 else 0.0
-                    for j in range(each):
-                        v = _level((panel[g * each + j, i] - o) * inverse, low, high, table)
-                        place = v - low
-                        if table.size:
-                            place = 0.0
-                            for k in range(16):
-                                place += 1.0 if table[k] < v else 0.0
-                        codes[r, b * numbers + g * each + j] = np.uint8(place)
+                    for g in range(groups if product else 0):
+                        whole[k, r, b * groups + g] = np.int16(chosen[k, g, i])
+            for j in range(numbers):
+                s, o = wanted[0, j // each], wanted[1, j // each]
+                for i in range(LANES):
+                    scratch[_RATIO + i] = (panel[j, i] - o[i]) * (_ONE / s[i] if s[i] != _ZERO else _ZERO)
+                for i in range(lanes):
+                    if table.size:
+                        place = _ZERO
+                        for k in range(15):
+                            place += _ONE if scratch[_RATIO + i] > table[16 + k] else _ZERO
+                    else:
+                        place = _nearest(scratch[_RATIO + i], low, high) - low
+                    codes[start + i, b * numbers + j] = np.uint8(place)
