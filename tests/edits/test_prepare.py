@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from steelyard.budget.learning import learn
 from steelyard.budget.prepare import PrepareOptions, prepare_folder
 from steelyard.codecs import IntegerCodec
-from steelyard.edits.prepare import certificate, channels, scales
+from steelyard.edits.prepare import certificate, channels, products, scales
 from steelyard.edits.prepare.changes import Changes
 from steelyard.edits.prepare.channels import sub_channels
 from steelyard.edits.prepare.hadamard import hadamard, odd_part
@@ -302,3 +302,64 @@ def test_joined_channels_are_joined_as_well_as_can_be(tmp_path: Path) -> None:
     weight = draw.standard_normal((6, 40))
     dropped, into, share = channels._pairs(weight, inputs.T @ inputs / 200, np.arange(40), 1)
     assert {int(dropped[0]), int(into[0])} == {12, 31} and share[0] in (pytest.approx(-3.0), pytest.approx(-1 / 3))
+
+
+def bert(folder: Path) -> Path:
+    """A tiny BERT of transformers, every tensor of it random."""
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=128, hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
+    )
+    torch.manual_seed(3)
+    model = transformers.BertModel(config)
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_queries_and_keys_of_bert_keep_its_function(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    folder = bert(tmp_path / "base")
+    done = prepare_folder(folder, tmp_path / "out", PrepareOptions(method="query-key"))
+    assert done.certificate.exact < 1e-10 and done.changed == 2 * 7
+    tokens, states = torch.tensor(certificate.draw_tokens(128)), []
+    for at in (folder, tmp_path / "out"):
+        model = transformers.AutoModel.from_pretrained(at, dtype=torch.float64)
+        with torch.no_grad():
+            states.append(model(tokens).last_hidden_state.numpy())
+        assert certificate.relative(run(at), states[-1]) < 1e-6
+    assert certificate.relative(states[1], states[0]) < 1e-5
+    with pytest.raises(UserError, match="layer norms"):
+        prepare_folder(folder, tmp_path / "other", PrepareOptions(method="rotate"))
+
+
+def test_values_of_llama_and_nothing_in_mamba(tmp_path: Path) -> None:
+    done = prepare_folder(family(tmp_path / "a", "llama"), tmp_path / "b", PrepareOptions(method="query-key"))
+    assert done.certificate.exact < 1e-11 and done.changed == 2 * 3
+    with pytest.raises(UserError, match="nothing in a mamba"):
+        prepare_folder(mamba(tmp_path / "m"), tmp_path / "n", PrepareOptions(method="query-key"))
+
+
+def test_the_best_factors_of_a_product_are_the_best() -> None:
+    draw = np.random.default_rng(0)
+    a, b = (
+        draw.standard_normal((1, 8, 20)),
+        np.exp(draw.standard_normal((1, 8, 1))) * draw.standard_normal((1, 8, 30)),
+    )
+    one, other = products.bases(a, b, orthogonal(8, "hadamard", 0, "test"))
+    first, second = one @ a, other @ b
+    np.testing.assert_allclose(first[0].T @ second[0], a[0].T @ b[0], atol=1e-12)
+
+    def cost(first: np.ndarray, second: np.ndarray) -> float:
+        return float(((first**2).sum(axis=-1) * (second**2).sum(axis=-1)).sum())
+
+    bound = np.linalg.svd(a[0].T @ b[0])[1].sum() ** 2 / 8
+    assert cost(first, second) == pytest.approx(bound)
+    for _ in range(50):
+        mixing = draw.standard_normal((8, 8))
+        assert cost(mixing @ a, np.linalg.inv(mixing).T @ b) > bound
+    same = products.bases(np.zeros((1, 4, 9)), np.ones((1, 4, 9)), orthogonal(4, "hadamard", 0, "test"))
+    assert np.array_equal(same[0][0], np.eye(4))

@@ -22,6 +22,7 @@ from steelyard.edits.prepare.certificate import Certificate
 from steelyard.edits.prepare.changes import Changes
 from steelyard.edits.prepare.channels import disassemble
 from steelyard.edits.prepare.network import Network, Read
+from steelyard.edits.prepare.products import reparametrize
 from steelyard.edits.prepare.rotation import rotate
 from steelyard.edits.prepare.scales import activation_aware, equalize, smooth
 from steelyard.errors import UserError, VerificationError
@@ -44,14 +45,16 @@ class PrepareOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["rotate", "smooth", "awq", "equalize", "disassemble"] = Field(
+    method: Literal["rotate", "smooth", "awq", "equalize", "disassemble", "query-key"] = Field(
         "awq", description="which preparation"
     )
     rotation: Literal["hadamard", "orthogonal", "klt"] = Field(
         "hadamard",
         description="rotate: the kind of matrix; klt is the calibrated channels' own axes, then Hadamard",
     )
-    heads: bool = Field(True, description="rotate: values of heads and time steps of Mamba too")
+    heads: bool = Field(
+        True, description="rotate: values of heads and time steps of Mamba too; query-key: values and output too"
+    )
     untie: bool = Field(False, description="rotate: store a head of its own where it is the embedding table")
     extra: int = Field(32, ge=1, description="disassemble: channels added to every feed-forward")
     assemble: bool = Field(
@@ -130,7 +133,7 @@ def prepare_folder(
         read = _reader(opened)
         changes, description = _changes(opened, network, read, options, path, progress)
         layout = _layout(opened, changes, options)
-        certificate = _certificate(opened, network, changes, layout, options.seed)
+        certificate = _certificate(opened, network, changes, layout, options.method, options.seed)
         work = json.dumps([options.model_dump(mode="json"), opened.checkpoint.content_hash(), versions()])
         with FolderWriter(
             path, layout, resume=resume, plan_hash=bytes_hash(work.encode()), source=opened.checkpoint.folder
@@ -164,6 +167,8 @@ def _changes(
 ) -> tuple[Changes, str]:
     if options.method == "rotate" and options.rotation != "klt":
         return rotate(network, read, options.rotation, options.heads, options.untie, options.seed), ""
+    if options.method == "query-key":
+        return reparametrize(network, read, options.heads, options.seed), ""
     if options.method == "equalize":
         return equalize(network, read), ""
     if options.data == NO_DATA:
@@ -227,7 +232,9 @@ def _layout(opened: OpenModel, changes: Changes, options: PrepareOptions) -> Lay
     return plan_layout(tensors, parse_size(options.max_shard_size))
 
 
-def _certificate(opened: OpenModel, network: Network, changes: Changes, layout: Layout, seed: int) -> Certificate:
+def _certificate(
+    opened: OpenModel, network: Network, changes: Changes, layout: Layout, method: str, seed: int
+) -> Certificate:
     """Compare the functions.
 
     Raises:
@@ -235,10 +242,12 @@ def _certificate(opened: OpenModel, network: Network, changes: Changes, layout: 
     """
     read = _reader(opened)
     stored = {name: tensor for file in layout.files for name, tensor in file.tensors.items()}
+    if not list(changes.names()):
+        raise UserError(f"there is nothing in a {opened.spec.model_type} that {method} could change")
     tokens = certify.draw_tokens(opened.spec.tensors[network.embed].shape[0], seed)
 
     def head(reader: Read) -> Read:
-        tied = network.tied and not changes.untied
+        tied = network.head and network.tied and not changes.untied
         return lambda name: reader(network.embed if tied and name == network.head else name)
 
     expected = network.logits(read, tokens)

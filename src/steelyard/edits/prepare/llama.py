@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from steelyard.edits.prepare.network import Network, Pair, Read, silu
+from steelyard.edits.prepare.network import Network, Pair, Read, require_head, silu
 
 if TYPE_CHECKING:
     from steelyard.spec import ModelSpec
@@ -31,8 +31,6 @@ class LlamaNetwork(Network):
     theta: float
 
     families: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3")
-    embed: ClassVar[str] = "model.embed_tokens.weight"
-    final_norm: ClassVar[str] = "model.norm.weight"
 
     @classmethod
     def read(cls, spec: ModelSpec) -> LlamaNetwork:
@@ -44,8 +42,11 @@ class LlamaNetwork(Network):
             layers=spec.n_layers,
             hidden=hidden,
             epsilon=float(settings.get("rms_norm_eps", 1e-6)),
-            tied=cls.head in spec.ties,
+            tied=require_head(spec, "lm_head.weight"),
             names=frozenset(spec.tensors),
+            embed="model.embed_tokens.weight",
+            final_norm="model.norm.weight",
+            head="lm_head.weight",
             heads=heads,
             kv_heads=int(settings.get("num_key_value_heads") or heads),
             head_dim=int(settings.get("head_dim") or hidden // heads),

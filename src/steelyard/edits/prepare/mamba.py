@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from steelyard.edits.prepare.network import Network, Pair, Read, silu
+from steelyard.edits.prepare.network import Network, Pair, Read, require_head, silu
 from steelyard.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ class MambaNetwork(Network):
     rank: int
 
     families: ClassVar[tuple[str, ...]] = ("mamba",)
-    embed: ClassVar[str] = "backbone.embeddings.weight"
-    final_norm: ClassVar[str] = "backbone.norm_f.weight"
 
     @classmethod
     def read(cls, spec: ModelSpec) -> MambaNetwork:
@@ -46,10 +44,13 @@ class MambaNetwork(Network):
         inner, state = spec.tensors[f"{first}A_log"].shape
         return cls(
             layers=spec.n_layers,
-            hidden=int(spec.tensors[cls.embed].shape[1]),
+            hidden=int(spec.tensors["backbone.embeddings.weight"].shape[1]),
             epsilon=float(spec.config.get("layer_norm_epsilon", 1e-5)),
-            tied=cls.head in spec.ties,
+            tied=require_head(spec, "lm_head.weight"),
             names=frozenset(spec.tensors),
+            embed="backbone.embeddings.weight",
+            final_norm="backbone.norm_f.weight",
+            head="lm_head.weight",
             inner=int(inner),
             state=int(state),
             rank=int(spec.tensors[f"{first}dt_proj.weight"].shape[1]),

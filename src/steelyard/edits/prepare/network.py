@@ -68,6 +68,7 @@ class Network(ABC):
         embed: name of the embedding table.
         final_norm: name of the last norm.
         head: name of the head.
+        families: the model types of this kind.
     """
 
     layers: int
@@ -75,10 +76,10 @@ class Network(ABC):
     epsilon: float
     tied: bool
     names: frozenset[str]
-
-    embed: ClassVar[str]
-    final_norm: ClassVar[str]
-    head: ClassVar[str] = "lm_head.weight"
+    embed: str
+    final_norm: str
+    head: str
+    families: ClassVar[tuple[str, ...]]
 
     @staticmethod
     def of(spec: ModelSpec) -> Network:
@@ -87,10 +88,12 @@ class Network(ABC):
         Raises:
             UserError: if the model is of an unknown family, is quantized already, or has no head.
         """
+        from steelyard.edits.prepare.bert import BertNetwork
         from steelyard.edits.prepare.llama import LlamaNetwork
         from steelyard.edits.prepare.mamba import MambaNetwork
 
-        kinds = {family: kind for kind in (LlamaNetwork, MambaNetwork) for family in kind.families}
+        every: tuple[type[Network], ...] = (LlamaNetwork, MambaNetwork, BertNetwork)
+        kinds = {family: kind for kind in every for family in kind.families}
         kind = kinds.get(str(spec.model_type))
         if kind is None or spec.architecture is None:
             known = ", ".join(kinds)
@@ -100,9 +103,16 @@ class Network(ABC):
         packed = [tensor.name for tensor in spec.tensors.values() if not tensor.is_plain_float]
         if packed:
             raise UserError(f"{packed[0]} is not a plain float tensor; prepare the model before it is quantized")
-        if kind.head not in spec.ties and kind.head not in spec.tensors:
-            raise UserError(f"{spec.model_type} without {kind.head}: only language models are prepared")
         return kind.read(spec)
+
+    @classmethod
+    @abstractmethod
+    def read(cls, spec: ModelSpec) -> Network:
+        """Return the network of a spec of plain floats.
+
+        Raises:
+            UserError: if it lacks a tensor that is needed.
+        """
 
     def bias(self, weight: str) -> str | None:
         """Return the name of the bias that goes with a weight, if it is stored."""
@@ -124,6 +134,13 @@ class Network(ABC):
         Args:
             norms: whether those from a norm are among them; else only those between two linear maps.
         """
+
+    def scores(self) -> Iterator[tuple[str, str, int]]:
+        """Yield the weights of queries and keys of each layer, and the channels of a head.
+
+        There are none where positions are rotary: they stand between the two.
+        """
+        yield from ()
 
     @abstractmethod
     def inner_spaces(self) -> Iterator[Pair]:
@@ -151,6 +168,17 @@ class Network(ABC):
         bias = self.bias(weight)
         out: np.ndarray = x @ read(weight).T
         return out if bias is None else out + read(bias)
+
+
+def require_head(spec: ModelSpec, head: str) -> bool:
+    """Tell whether a language model's head is tied.
+
+    Raises:
+        UserError: if it has none.
+    """
+    if head not in spec.ties and head not in spec.tensors:
+        raise UserError(f"{spec.model_type} without {head}: only language models are prepared")
+    return head in spec.ties
 
 
 def silu(x: np.ndarray) -> np.ndarray:
