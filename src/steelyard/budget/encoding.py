@@ -23,7 +23,7 @@ ABSMAX = "absmax"
 _FIRST = {"codebook": "additive"}
 
 # Codecs whose own encoder is what their sources publish; the others are made for the method that fills them.
-_PUBLISHED = frozenset({"integer", "blockwise", "float8", "microscaling", "nvfp4", "ternary"})
+_PUBLISHED = frozenset({"integer", "blockwise", "float8", "microscaling", "nvfp4", "power", "ternary"})
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class QuantizeOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    bits: int = Field(4, ge=2, le=8, description="bits of a code")
+    bits: int = Field(4, ge=1, le=8, description="bits of a code")
     group_size: int | None = Field(64, ge=16, le=256, description="columns under one scale")
     per_row: bool = Field(False, description="one scale a row instead of groups")
     symmetric: bool = Field(True, description="no zero points")

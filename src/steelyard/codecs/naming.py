@@ -15,6 +15,8 @@ SHORT: Mapping[str, Mapping[str, Any]] = {
     **{f"nf{bits}": {"name": "blockwise", "kind": "nf", "bits": bits} for bits in range(2, 9)},
     **{f"float{bits}": {"name": "blockwise", "kind": "float", "bits": bits} for bits in range(3, 9)},
     **{f"dynamic{bits}": {"name": "blockwise", "kind": "dynamic", "bits": bits} for bits in range(3, 9)},
+    **{f"quantile{bits}": {"name": "blockwise", "kind": "quantile", "bits": bits} for bits in range(2, 9)},
+    **{f"power{bits}": {"name": "power", "bits": bits} for bits in range(2, 9)},
     "fp4": {"name": "blockwise", "kind": "fp4", "bits": 4},
     "fp8": {"name": "float8"},
     "fp8-e5m2": {"name": "float8", "dtype": "F8_E5M2"},

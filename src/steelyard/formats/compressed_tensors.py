@@ -77,9 +77,9 @@ class CompressedTensorsFormat:
         if scales is None or not loads_exactly(spec, scales[0]):
             return False
         if isinstance(codec, IntegerCodec):
-            # A last group that is shorter has no place in these layouts.
+            # A last group that is shorter has no place in these layouts, nor have the two levels of 1 bit.
             divides = codec.group_size is None or tensor.matrix_shape[1] % codec.group_size == 0
-            return divides and (codec.bits == 8 or not is_table(spec, name))
+            return codec.bits > 1 and divides and (codec.bits == 8 or not is_table(spec, name))
         return isinstance(codec, DenseCodec)
 
     def stored(self, spec: ModelSpec, name: str, codec: Codec) -> list[StoredTensor]:
