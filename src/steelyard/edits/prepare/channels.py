@@ -25,8 +25,8 @@ def disassemble(
     """Return the changes that split the strongest inner channels of each feed-forward into sub-channels.
 
     Channel x of T sub-channels becomes T channels x / T, each with the column of `down` that x had: the same sum.
-    It is made by T copies of its rows of `gate` and `up`, those of `up` over T. T = ceil(max|x| / theta), with theta
-    of each layer such that all of them gain `extra` channels: a model has one width for all its layers.
+    It is made by T copies of its rows of `gate` and `up`, those of `up` over T. T = ceil(max|x| / theta), with
+    theta of each layer such that all of them gain `extra` channels: a model has one width for all its layers.
 
     Args:
         network: of the model.
