@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from steelyard import codecs
 from steelyard.errors import UserError
 from steelyard.formats.native.growth import Growth, cut_config, growth_order
 
@@ -26,7 +27,7 @@ from steelyard.codecs import AnyPrecisionCodec, SignChainCodec  # noqa: E402
 from steelyard.formats.logical import LogicalCheckpoint  # noqa: E402
 from steelyard.formats.native.modules import Packed  # noqa: E402
 from steelyard.formats.native.nesting import nesting  # noqa: E402
-from steelyard.formats.native.torch_decoding import PackedMatrix  # noqa: E402
+from steelyard.formats.native.torch_decoding import PackedMatrix, _decode  # noqa: E402
 
 IDS = torch.arange(3, 43).view(2, 20)
 OPTIONS = {
@@ -178,16 +179,23 @@ def test_an_order_that_is_not_that_of_the_tensors_is_refused(folder: Path) -> No
     assert "growth" not in cut_config(without, even.lowest)
 
 
-@pytest.mark.parametrize("codec", [AnyPrecisionCodec(5, 2), AnyPrecisionCodec(3, 3, 4, "BF16"), SignChainCodec(3, 2)])
+@pytest.mark.parametrize(
+    "codec", [AnyPrecisionCodec(5, 2), AnyPrecisionCodec(3, 3, 4, "BF16"), SignChainCodec(3, 2)]
+)
 def test_torch_decodes_as_the_kernels_do(codec: Any) -> None:
     weight = np.random.default_rng(0).standard_normal((18, 29)).astype(np.float32)
     parts = codec.encode(weight)
-    blob = torch.from_numpy(np.concatenate([parts[key].reshape(-1).view(np.uint8) for key in codec.parts((18, 29))]))
+    blob = torch.from_numpy(
+        np.concatenate([parts[key].reshape(-1).view(np.uint8) for key in codec.parts((18, 29))])
+    )
     matrix = PackedMatrix(codec, (18, 29))
     whole = torch.from_numpy(codec.decode(parts, (18, 29)))
     rows = torch.tensor([3, 17, 3, 0])
     torch.testing.assert_close(matrix.decode(blob, rows), whole[rows], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(matrix.decode(blob), whole, rtol=0, atol=0)
+    elsewhere = _decode(codec, matrix.parts(blob), (18, 29), None)
+    torch.testing.assert_close(elsewhere, whole, rtol=1e-5, atol=1e-6)
+    assert matrix.decode(blob, rows[:0]).shape == (0, 29)
 
 
 def test_quantize_folders_without_an_order_rise_together(source: Path, tmp_path: Path) -> None:

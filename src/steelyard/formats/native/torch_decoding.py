@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from steelyard.codecs import (
+    AnyPrecisionCodec,
     CodebookCodec,
     Codec,
     DenseCodec,
+    EntropyCodec,
     IntegerCodec,
     LowRankCodec,
     OutlierCodec,
+    SignChainCodec,
     SumCodec,
     pack,
     split,
@@ -29,6 +32,16 @@ TORCH_TYPES = {
     "I32": torch.int32,
     "U8": torch.uint8,
 }
+
+_DECODED = (
+    AnyPrecisionCodec,
+    CodebookCodec,
+    DenseCodec,
+    IntegerCodec,
+    LowRankCodec,
+    SignChainCodec,
+    SumCodec,
+)
 
 # Elements unpacked at a time, which bounds the 64-bit scratch of an unpacking.
 _CHUNK = 1 << 22
@@ -59,11 +72,14 @@ class PackedMatrix:
             rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
         """
         codec = self.codec.base if isinstance(self.codec, OutlierCodec) else self.codec
-        plain = isinstance(codec, CodebookCodec | DenseCodec | IntegerCodec | LowRankCodec | SumCodec)
+        plain = isinstance(codec, _DECODED)
         if not plain or (rows is None and blob.device.type == "cpu"):
             # What torch has no decoder for is decoded whole, by the codec itself.
-            data = blob.detach().cpu().numpy()
-            decoded = torch.from_numpy(self.codec.decode(split(data, self.codec, self.shape), self.shape))
+            parts = split(blob.detach().cpu().numpy(), self.codec, self.shape)
+            if rows is not None and isinstance(self.codec, EntropyCodec):
+                some = self.codec.decode_rows(parts, self.shape, rows.cpu().numpy())
+                return torch.from_numpy(some).to(blob.device)
+            decoded = torch.from_numpy(self.codec.decode(parts, self.shape))
             decoded = decoded.to(blob.device)
             return decoded if rows is None else decoded[rows]
         return _decode(self.codec, self.parts(blob), self.shape, rows)
@@ -138,7 +154,41 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
         step = max(1, _CHUNK // shape[1])
         chunks = (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
         return torch.cat([_integers(codec, parts, shape[1], chunk) for chunk in chunks])
+    if isinstance(codec, AnyPrecisionCodec | SignChainCodec):
+        return _nested(codec, parts, shape, rows)
     raise NotImplementedError(f"no torch decoder for {codec.label}")
+
+
+def _nested(
+    codec: AnyPrecisionCodec | SignChainCodec, parts: dict[str, Tensor], shape: tuple[int, int], rows: Tensor | None
+) -> Tensor:
+    """Decode nested codes or a chain of signs, float32 [n, columns]."""
+    first = next(iter(parts.values()))
+    rows = torch.arange(shape[0], device=first.device) if rows is None else rows
+    step = max(1, _CHUNK // shape[1])
+    found = []
+    for start in range(0, max(1, len(rows)), step):
+        chunk = rows[start : start + step]
+        if isinstance(codec, AnyPrecisionCodec):
+            code = torch.zeros(len(chunk), shape[1], dtype=torch.int64, device=first.device)
+            for width in range(1, codec.bits + 1):
+                code = code << 1 | _bits(parts[f"plane{width}"][chunk], shape[1])
+            lines = chunk // (codec.rows or shape[0])
+            values = parts[f"table{codec.bits}"].float()[lines].gather(1, code)
+            found.append(values if codec.rows == 1 else values * parts["row_scale"][chunk].float())
+            continue
+        total = torch.zeros(len(chunk), shape[1], device=first.device)
+        for block in range(1, codec.blocks + 1):
+            magnitude = parts[f"u{block}"][chunk].float() @ parts[f"v{block}"].float()
+            total += torch.where(_bits(parts[f"sign{block}"][chunk], shape[1]) > 0, magnitude, -magnitude)
+        found.append(total)
+    return torch.cat(found)
+
+
+def _bits(packed: Tensor, columns: int) -> Tensor:
+    """Return the bits of uint8 rows, the highest first, int64 [rows, columns]."""
+    places = torch.arange(columns, device=packed.device)
+    return packed[:, places // 8].long() >> (7 - places % 8) & 1
 
 
 def _rows_by_kernel(codec: IntegerCodec, parts: dict[str, Tensor], columns: int, rows: Tensor) -> Tensor:
