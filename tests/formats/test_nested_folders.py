@@ -185,9 +185,7 @@ def test_an_order_that_is_not_that_of_the_tensors_is_refused(folder: Path) -> No
 def test_torch_decodes_as_the_kernels_do(codec: Any) -> None:
     weight = np.random.default_rng(0).standard_normal((18, 29)).astype(np.float32)
     parts = codec.encode(weight)
-    blob = torch.from_numpy(
-        np.concatenate([parts[key].reshape(-1).view(np.uint8) for key in codec.parts((18, 29))])
-    )
+    blob = torch.from_numpy(codecs.blob(parts, codec, (18, 29)))
     matrix = PackedMatrix(codec, (18, 29))
     whole = torch.from_numpy(codec.decode(parts, (18, 29)))
     rows = torch.tensor([3, 17, 3, 0])
