@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -164,6 +165,27 @@ def test_both_readers_read_the_pages_bytes(name: str) -> None:
     np.testing.assert_array_equal(codec.decode(parts, SHAPE), expected)
     np.testing.assert_array_equal(blob_rows(array, codec, SHAPE)(0, OUT), expected)
     assert blob(parts, codec, SHAPE).tobytes() == data
+
+
+def test_the_tables_of_four_bits() -> None:
+    """From what the page says of them, in float64; nf4 from its definition."""
+    twelfths = [0, 1 / 16, 8, 12, 4, 6, 2, 3]
+    floats4 = [0, 1, 2, 3, 4, 6, 8, 12]
+    parts = [(n, k) for n in range(3) for k in range(2**n)]
+    middles = [10.0 ** (n - 2) * (0.1 + 0.9 * (k + 0.5) / 2**n) for n, k in parts]
+    offset = (1 - 1 / 30 + 1 - 1 / 32) / 2
+    tail = [NormalDist().inv_cdf(p) for p in np.linspace(offset, 0.5, 9)[:-1]]
+    head = [-NormalDist().inv_cdf(p) for p in np.linspace(offset, 0.5, 8)[:-1]]
+    expected = {
+        "fp4": [n / 12 for n in twelfths] + [-n / 12 for n in twelfths],
+        "float": [n / 12 for n in floats4] + [-n / 12 for n in floats4],
+        "dynamic": sorted([0.0, 1.0, *middles, *(-m for m in middles)]),
+        "nf": [value / tail[0] for value in sorted([*tail, 0.0, *head])],
+    }
+    for kind, values in expected.items():
+        data = np.frombuffer(golden("native.md", f"table-{kind}4"), "<f4")
+        np.testing.assert_allclose(data, values, rtol=2e-6)
+        np.testing.assert_array_equal(data, tables.table(kind, 4))
 
 
 # Other people's layouts: one matrix [8, 16] of 4-bit codes under one scale a row, as a group of 16 columns.
