@@ -109,6 +109,29 @@ def test_a_plain_model_is_quantized_first(texts: str, tmp_path: Path) -> None:
         assert {codec.label for name in done.trained if (codec := written.codec(name))} == {"int2 g32 sym f16"}
 
 
+@pytest.mark.parametrize("kind", ["gpt2", "bert"])
+def test_transposed_matrices_and_encoders_are_trained(kind: str, texts: str, tmp_path: Path) -> None:
+    import torch
+    from transformers import BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    if kind == "gpt2":
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+    else:
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        model = BertModel(BertConfig(vocab_size=128, **sizes), add_pooling_layer=False)
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.save_pretrained(tmp_path / "model")
+    start = QuantizeOptions(bits=2, group_size=32, rounding="rtn", format="steelyard")
+    quantize_folder(tmp_path / "model", tmp_path / "start", start)
+    options = TuneOptions(teacher=str(tmp_path / "model"), data=texts, **SHORT)
+    done = tune_folder(tmp_path / "start", tmp_path / "tuned", options)
+    assert done.before.damage is not None and done.after.damage is not None
+    assert done.after.damage.value < done.before.damage.value
+
+
 def test_what_cannot_be_trained_is_refused(folders: tuple[Path, Path], texts: str, tmp_path: Path) -> None:
     model, start = folders
     other = write_tiny(tmp_path / "other", hidden_act="gelu")
