@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from steelyard.budget.menu import CORRECTED_BITS, CORRECTION_SHARES, GRID_STEPS, INTEGERS, Effort
+from steelyard.budget.menu import CORRECTED_BITS, CORRECTION_SHARES, GRID_STEPS, INTEGERS, PLAIN_FROM, Effort
 from steelyard.codecs import Codec, DenseCodec, EntropyCodec, GridCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats.base import scale_dtype
@@ -42,7 +42,7 @@ def label_of(choice: Choice) -> str:
     return " + ".join(labels)
 
 
-def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True) -> list[Offer]:
+def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True, entropy: bool = True) -> list[Offer]:
     """Return the menu for every tensor of the model under a format.
 
     Args:
@@ -50,6 +50,7 @@ def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True) -
         format: what can be expressed.
         effort: how long the menu is.
         fuse: whether the members of a fused group must share one codec.
+        entropy: whether entropy-coded integers are on offer where the format has them.
     """
     grouped: dict[str, str] = {}
     if fuse:
@@ -59,10 +60,12 @@ def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True) -
         if isinstance(format, Container) and format.kept(spec, name) is None:
             continue
         members.setdefault(grouped.get(name, name), []).append(name)
-    return [_offer(spec, format, effort, group, names) for group, names in members.items()]
+    return [_offer(spec, format, effort, entropy, group, names) for group, names in members.items()]
 
 
-def _offer(spec: ModelSpec, format: Format, effort: Effort, group: str, names: Sequence[str]) -> Offer:
+def _offer(
+    spec: ModelSpec, format: Format, effort: Effort, entropy: bool, group: str, names: Sequence[str]
+) -> Offer:
     tensors = [spec.tensors[name] for name in names]
     if isinstance(format, Container):
         kept: Choice = tuple((name, format.kept(spec, name)) for name in names)
@@ -74,7 +77,9 @@ def _offer(spec: ModelSpec, format: Format, effort: Effort, group: str, names: S
     aliases = [alias for alias, table in spec.ties.items() if table in names and alias.endswith(".weight")]
     if aliases and not format.packs_tied:
         return Offer(group, (as_stored, *_apart(spec, format, effort, names[0], aliases[0])))
-    proposals = _for_matrices(spec, tensors, effort) if all(map(_is_matrix, tensors)) else _for_vectors(tensors)
+    coded = entropy and all(format.supports(spec, name, EntropyCodec(GridCodec(1.0))) for name in names)
+    matrices = all(map(_is_matrix, tensors))
+    proposals = _for_matrices(spec, tensors, effort, coded) if matrices else _for_vectors(tensors)
     shared = [c for c in proposals if all(format.supports(spec, name, c) for name in names)]
     return Offer(group, (as_stored, *(tuple((name, codec) for name in names) for codec in shared)))
 
@@ -106,18 +111,22 @@ def _for_vectors(tensors: Sequence[TensorSpec]) -> Iterator[Codec]:
         yield DenseCodec("F16")
 
 
-def _for_matrices(spec: ModelSpec, tensors: Sequence[TensorSpec], effort: Effort) -> Iterator[Codec]:
+def _for_matrices(
+    spec: ModelSpec, tensors: Sequence[TensorSpec], effort: Effort, coded: bool = False
+) -> Iterator[Codec]:
     if all(tensor.dtype == "F32" for tensor in tensors):
         yield DenseCodec("F16")
     # Loaders cast scales to the model's type; where that is float32, float16 has three more bits than bfloat16.
     scale = scale_dtype(spec)
     columns = [tensor.matrix_shape[1] for tensor in tensors]
+    if coded:
+        for step in GRID_STEPS[effort]:
+            yield EntropyCodec(GridCodec(step))
+        yield EntropyCodec(IntegerCodec(8, None, True, scale))
     for bits, group, symmetric in INTEGERS[effort]:
-        if group is None or all(width > group for width in columns):
+        if (group is None or all(width > group for width in columns)) and not (coded and bits < PLAIN_FROM):
             yield IntegerCodec(bits=bits, group_size=group, symmetric=symmetric, scale_dtype=scale)
-    for step in GRID_STEPS[effort]:
-        yield EntropyCodec(GridCodec(step))
-    if effort == "best" and all(tensor.kind == "linear" for tensor in tensors):
+    if not coded and effort == "best" and all(tensor.kind == "linear" for tensor in tensors):
         smaller = min(min(tensor.matrix_shape) for tensor in tensors)
         for bits in CORRECTED_BITS:
             base = IntegerCodec(bits=bits, group_size=64, symmetric=False, scale_dtype=scale)

@@ -13,7 +13,7 @@ from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, ho
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.options import FitOptions
 from steelyard.budget.plan import Plan, TensorPlan
-from steelyard.budget.policy_menu import follow, without_entropy
+from steelyard.budget.policy_menu import follow
 from steelyard.budget.solve import Solution, require_feasible, smallest_choice, solve
 from steelyard.errors import UserError
 from steelyard.formats import Format
@@ -46,9 +46,7 @@ class Planner:
         self._max_shard_size = parse_size(options.max_shard_size)
         self._digits = len(str(opened.checkpoint.weight_bytes * 2))
         fuse = options.fuse and not (isinstance(format, Container) and not format.fuses)
-        menu = _without(offers(opened.spec, format, options.effort, fuse), options.keep)
-        if not options.entropy:
-            menu = without_entropy(menu)
+        menu = _without(offers(opened.spec, format, options.effort, fuse, options.entropy), options.keep)
         self.menu = follow(menu, opened.spec, format, options.policy)
         self._curves: list[Curve] | None = None
         self.known: DamageTable = {}

@@ -5,25 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from steelyard.budget.candidates import Choice, Offer
+from steelyard.budget.candidates import Offer
 from steelyard.budget.policies import Decision, decisions
-from steelyard.codecs import EntropyCodec
 from steelyard.errors import UserError
 from steelyard.formats import Format
 from steelyard.formats.container import Container
 from steelyard.spec import ModelSpec
-
-
-def without_entropy(menu: Sequence[Offer]) -> list[Offer]:
-    """Return the menu without entropy-coded integers."""
-    return [
-        replace(offer, choices=tuple(c for c in offer.choices if not _coded(c)) or offer.choices[:1])
-        for offer in menu
-    ]
-
-
-def _coded(choice: Choice) -> bool:
-    return any(isinstance(codec, EntropyCodec) for _, codec in choice)
 
 
 def follow(menu: Sequence[Offer], spec: ModelSpec, format: Format, policies: Sequence[str]) -> list[Offer]:

@@ -101,8 +101,14 @@ def raw(data: np.ndarray) -> np.ndarray | None:
     return data[1:].copy() if data[0] == RAW else None
 
 
-def decode(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
+def decode(data: np.ndarray, rows: int, columns: int, wanted: np.ndarray | None = None) -> np.ndarray:
     """Return the integers of a coded stream, int16 [rows, columns].
+
+    Args:
+        data: the stream, and what follows it.
+        rows: of the matrix.
+        columns: of the matrix.
+        wanted: rows to decode, with those of their runs; the others are left undefined.
 
     Raises:
         UserError: if the stream is not one of such a matrix.
@@ -128,7 +134,11 @@ def decode(data: np.ndarray, rows: int, columns: int) -> np.ndarray:
         )
         return bool(read == ends[k + 1] - ends[k])
 
-    if not all(map_threads(run, enumerate(_runs(rows, columns)))):
+    runs = list(enumerate(_runs(rows, columns)))
+    if wanted is not None:
+        step = runs[0][1][1]
+        runs = [runs[int(k)] for k in np.unique(wanted // step)]
+    if not all(map_threads(run, runs)):
         raise UserError("entropy-coded integers end too early or too late; the folder is damaged")
     return levels
 

@@ -111,6 +111,15 @@ class EntropyCodec(Codec):
         """Return what the base decodes."""
         return self.base.decode(self.uncode(parts, shape), shape)
 
+    def decode_rows(self, parts: Mapping[str, np.ndarray], shape: Shape, rows: np.ndarray) -> np.ndarray:
+        """Return some rows of what `decode` returns, float32 [n, in]; only the runs that hold them are decoded."""
+        check_parts(self, parts, shape)
+        if not isinstance(self.base, GridCodec) or stream.raw(parts["codes"].reshape(-1)) is not None:
+            whole: np.ndarray = self.decode(parts, shape)[rows]
+            return whole
+        levels = stream.decode(parts["codes"].reshape(-1), int(shape[0]), int(shape[1]), rows)
+        return self.base.values(levels[rows], {**parts, "row_exponent": parts["row_exponent"][rows]})
+
     def _levels(self, base_parts: Mapping[str, np.ndarray], shape: Shape) -> np.ndarray:
         """Return the codes less their zero points, int16 [out, in]."""
         if isinstance(self.base, GridCodec):
