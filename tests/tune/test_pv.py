@@ -139,14 +139,14 @@ def test_both_learn_with_the_same_bytes_and_pv_beats_continuous_parameters_alone
     first = float(value(torch.from_numpy(codec.decode(begun.parts, (24, 48))), target, curvature))
     reached = {}
     for label, name, settings in (
-        ("pv", "pv", ("share=0.05", "trust=0.1", "code_rate=0.03")),
+        ("pv", "pv", ("share=0.05", "trust=0.1", "travel=1")),
         ("p", "pv", ("share=0",)),
-        ("straight-through", "straight-through", ("code_rate=0.03",)),
+        ("straight-through", "straight-through", ("travel=1",)),
     ):
         tuner = registry.get(name)
         assert tuner.takes(codec)
         trained = tuner.function(begun, tuner.build(settings))
-        reached[label] = train(trained, target, curvature, 60)
+        reached[label] = train(trained, target, curvature, 40)
         parts = trained.parts()
         assert sum(part.nbytes for part in parts.values()) == codec.nbytes((24, 48))
         np.testing.assert_array_equal(codec.decode(parts, (24, 48)), trained.weight().detach().numpy())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -19,20 +20,25 @@ class Reach:
     """How far one V step may go.
 
     Attributes:
-        share: of the units that may change; those whose wanted change is the largest.
+        share: of the units that may change.
         trust: largest norm of all changes together, as a share of the norm of the matrix; None for any. One change
             is always allowed.
+        first: which those are: "gain", those whose change brings the weights most nearer to the target, or
+            "distance", those furthest from it.
     """
 
     share: float
     trust: float | None
+    first: Literal["gain", "distance"] = "gain"
 
 
 def discrete_step(matrix: Quantized, target: Tensor, reach: Reach) -> float:
     """Move the codes of some units towards a target; return the share of the units that changed.
 
-    The subspace is the units furthest from the target. There the codes become those nearest to it, which minimises
-    the quadratic model of the loss whose unconstrained minimum the target is; elsewhere they stay.
+    The subspace is some of the units. There the codes become those nearest to the target, which minimises the
+    quadratic model of the loss whose unconstrained minimum the target is; elsewhere they stay. The units with the
+    largest gain are the subspace on which that model falls furthest. The units furthest from the target are cheaper
+    to find, but may be such as have no better code, step after step.
 
     Args:
         matrix: whose codes move.
@@ -40,7 +46,7 @@ def discrete_step(matrix: Quantized, target: Tensor, reach: Reach) -> float:
         reach: how far.
 
     Source: Malinovskii et al. 2024, PV-Tuning, 2405.14852, algorithm 3 and section 3.3, the linearized V step on a
-        subspace.
+        subspace; its authors' program takes the units furthest from the target.
     """
     with torch.no_grad():
         wanted = matrix.units(target)
@@ -49,11 +55,16 @@ def discrete_step(matrix: Quantized, target: Tensor, reach: Reach) -> float:
         count = math.ceil(reach.share * len(wanted))
         if count == 0:
             return 0.0
-        if count < len(wanted) or reach.trust is not None:
-            chosen = torch.topk((wanted - now).square().sum(1), count, sorted=True).indices
+        if count == len(wanted) and reach.trust is None:
+            chosen, codes = everything, matrix.project(wanted, everything)
+        elif reach.first == "gain":
+            codes = matrix.project(wanted, everything)
+            after = (matrix.values(codes, everything) - wanted).square().sum(1)
+            chosen = torch.topk((wanted - now).square().sum(1) - after, count, sorted=True).indices
+            codes = codes[chosen]
         else:
-            chosen = everything
-        codes = matrix.project(wanted[chosen], chosen)
+            chosen = torch.topk((wanted - now).square().sum(1), count, sorted=True).indices
+            codes = matrix.project(wanted[chosen], chosen)
         if reach.trust is not None:
             moved = (matrix.values(codes, chosen) - now[chosen]).square().sum(1).cumsum(0).sqrt()
             allowed = int(torch.searchsorted(moved, reach.trust * float(now.norm()), side="left")) + 1
@@ -73,7 +84,8 @@ class DiscreteTraining:
     Args:
         matrix: in training.
         reach: of a V step.
-        rate: length of a step of the buffer, as a share of the norm of the matrix; it falls as half a cosine.
+        travel: way of the buffer over the whole run, as a share of the norm of the matrix. Steps become shorter as
+            half a cosine.
         momentum: of the gradients.
         memory: share of the way from codes to buffer that is kept after a step: 1 keeps all that could not be
             followed yet, 0 begins every step at the codes.
@@ -81,8 +93,8 @@ class DiscreteTraining:
 
     _SECOND = 0.95
 
-    def __init__(self, matrix: Quantized, reach: Reach, rate: float, momentum: float, memory: float) -> None:
-        self.matrix, self.reach, self.rate, self.momentum, self.memory = matrix, reach, rate, momentum, memory
+    def __init__(self, matrix: Quantized, reach: Reach, travel: float, momentum: float, memory: float) -> None:
+        self.matrix, self.reach, self.travel, self.momentum, self.memory = matrix, reach, travel, momentum, memory
         with torch.no_grad():
             self._buffer = matrix.dequantize().clone()
         self._first = torch.zeros_like(self._buffer)
@@ -121,8 +133,8 @@ class DiscreteTraining:
         update = self._first / (self._second.sqrt() + 1e-30)
         norm = float(update.norm())
         if norm > 0.0 and math.isfinite(norm):
-            falling = 0.5 * (1 + math.cos(math.pi * moment.share))
-            self._buffer.sub_(update, alpha=self.rate * falling * float(self._buffer.norm()) / norm)
+            length = self.travel * (1 + math.cos(math.pi * moment.share)) / moment.steps
+            self._buffer.sub_(update, alpha=length * float(self._buffer.norm()) / norm)
 
     def after_update(self, moment: Moment) -> None:
         """Let codes follow the buffer."""

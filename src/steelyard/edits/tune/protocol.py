@@ -1,8 +1,8 @@
 """What PV-Tuning and straight-through training need of a codec, and the codecs that have it.
 
 A matrix in discrete training is codes and continuous parameters. Its elements come in units, whose codes change
-together: vectors of a codebook, single integers. A codec joins by a class with the members of `Quantized`, a line in
-`quantized` and one in `CODECS`.
+together: vectors of a codebook, single integers. A codec joins by a class with the members of `Quantized`, a line
+in `quantized` and one in `CODECS`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.edits.tune.protocol import CODECS, quantized
@@ -10,7 +12,7 @@ from steelyard.edits.tune.trainable import Start, Trainable
 
 
 class PvOptions(BaseModel):
-    """Settings of PV-Tuning; the defaults are those of its authors' published runs."""
+    """Settings of PV-Tuning."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -20,8 +22,11 @@ class PvOptions(BaseModel):
     trust: float = Field(
         default=0.01, gt=0, description="largest change of a matrix in a step, as a share of its norm"
     )
-    code_rate: float = Field(
-        default=0.003, gt=0, description="length of a step towards new codes, as a share of the matrix's norm"
+    first: Literal["gain", "distance"] = Field(
+        default="gain", description="units that may change: those that gain most, or those furthest from their aim"
+    )
+    travel: float = Field(
+        default=1.0, gt=0, description="way of the weights behind the codes in a run, as a share of their norm"
     )
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of the gradients behind changes of codes")
     memory: float = Field(
@@ -40,14 +45,15 @@ def pv_tuning(start: Start, options: PvOptions) -> Trainable:
     """Train a matrix by P steps, which the loop's optimizer takes in scales and codebooks, and V steps in codes.
 
     A V step moves a buffer of float weights by Adam's update, chooses the units (vectors of a codebook, single
-    integers) that are furthest from it, and gives those the codes nearest to it, until the matrix has changed by
+    integers) that come most nearer to it, and gives those the codes nearest to it, until the matrix has changed by
     its share of trust. P and V use the same gradient, as the authors' program does. With share=0 this is training
     of codebooks and scales alone.
 
     Source: Malinovskii et al. 2024, PV-Tuning: beyond straight-through estimation for extreme LLM compression,
-        2405.14852, algorithms 1 to 3; defaults from the command of its authors' repository.
+        2405.14852, algorithms 1 to 3; share, trust and momentum from the command of its authors' repository, where
+        a step has a length of 0.003 and a run some thousand steps. That is a travel of a few times the norm.
     """
     from steelyard.edits.tune._discrete import DiscreteTraining, Reach
 
-    reach = Reach(options.share, options.trust)
-    return DiscreteTraining(quantized(start), reach, options.code_rate, options.momentum, options.memory)
+    reach = Reach(options.share, options.trust, options.first)
+    return DiscreteTraining(quantized(start), reach, options.travel, options.momentum, options.memory)

@@ -14,8 +14,8 @@ class StraightThroughOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    code_rate: float = Field(
-        default=0.003, gt=0, description="length of a step of the float weights, as a share of the matrix's norm"
+    travel: float = Field(
+        default=1.0, gt=0, description="way of the float weights in a run, as a share of their norm"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of the gradients behind changes of codes")
 
@@ -35,4 +35,4 @@ def straight_through(start: Start, options: StraightThroughOptions) -> Trainable
     """
     from steelyard.edits.tune._discrete import DiscreteTraining, Reach
 
-    return DiscreteTraining(quantized(start), Reach(1.0, None), options.code_rate, options.momentum, 1.0)
+    return DiscreteTraining(quantized(start), Reach(1.0, None), options.travel, options.momentum, 1.0)
