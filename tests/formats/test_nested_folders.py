@@ -200,3 +200,25 @@ def test_quantize_folders_without_an_order_rise_together(source: Path, tmp_path:
     made = write_folder(source, tmp_path / "made", "steelyard", [AnyPrecisionCodec(5, 3, 8)])
     model = steelyard.load(made.folder, bits=4)
     assert set(nesting(model).levels.values()) == {4}
+
+
+def test_from_the_command_line(source: Path, tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from steelyard.cli import application
+
+    def run(*words: object) -> Any:
+        return CliRunner().invoke(application, [str(word) for word in words])
+
+    settings = ("--codec", "sign-chain", "--blocks", 3, "--rank", 2, "--data", "none")
+    planned = run("nest", source, *settings, "--dry-run", "--out", tmp_path / "a", "--json")
+    made = run("nest", source, *settings, "--out", tmp_path / "a", "--json")
+    assert made.exit_code == 0 and planned.exit_code == 0
+    plan, found = json.loads(planned.stdout), json.loads(made.stdout)
+    size = (tmp_path / "a" / "model.safetensors").stat().st_size
+    assert plan["bytes"] == found["bytes"] == size
+    assert found["sizes"] == 1 + 2 * len(plan["tensors"]) - 2 * list(plan["tensors"].values()).count("as stored")
+    cut = run("shed", tmp_path / "a", "--bits", 1, "--out", tmp_path / "b", "--json")
+    written = (tmp_path / "b" / "model.safetensors").stat().st_size
+    assert json.loads(cut.stdout)["bytes"] == plan["smallest"] == written
+    assert run("shed", tmp_path / "a", "--size", "1kB", "--out", tmp_path / "c").exception is not None

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from steelyard.budget.candidates import AS_STORED
+from steelyard.budget.dry_run import DryRun
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import NO_DATA, learn
-from steelyard.budget.plan import Plan, TensorPlan
+from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import produce
 from steelyard.budget.workspace import Workspace
 from steelyard.codecs import AnyPrecisionCodec, Codec, NestedCodec, SignChainCodec, relative_error
@@ -22,7 +24,7 @@ from steelyard.formats.native.growth import Growth, growth_order
 from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
-from steelyard.units import parse_size
+from steelyard.units import format_size, parse_size
 from steelyard.weights import check_output
 
 
@@ -228,4 +230,34 @@ def nest_folder(
             len(growth.order) + 1,
             kept,
             "" if options.data == NO_DATA else learned.description,
+        )
+
+
+def dry_run(model: str | Path, options: NestOptions, progress: Progress = SILENT) -> DryRun:
+    """Plan without reading a weight.
+
+    Raises:
+        UserError: for a damaged model.
+    """
+    with open_model(model) as opened:
+        plan, kept = plan_nest(opened, options)
+        spec = opened.spec
+        size = plan_files(plan, spec, NativeFormat()).total_bytes
+        lowest = {
+            name: replace(item, codec=item.codec.levels[0]) if isinstance(item.codec, NestedCodec) else item
+            for name, item in plan.tensors.items()
+        }
+        smallest = plan_files(replace(plan, tensors=lowest), spec, NativeFormat()).total_bytes
+        labels = {n: AS_STORED if t.codec is None else t.codec.label for n, t in plan.tensors.items()}
+        widest = max(tensor.elements for tensor in spec.tensors.values())
+        return DryRun(
+            model=str(model),
+            budget=size,
+            asked=f"every size of {options.codec}",
+            format=plan.format,
+            smallest=smallest,
+            nbytes=size,
+            tensors=labels,
+            resources=f"about {format_size(16 * widest)} of memory beside the files",
+            notes=(f"left as they are: {', '.join(kept)}",) if kept else (),
         )

@@ -16,14 +16,21 @@ from steelyard.units import format_size
 @click.argument("model")
 @add_options(NestOptions)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
+@click.option("--dry-run", is_flag=True, help="print the sizes; write nothing")
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
-def command(model: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+def command(model: str, out: Path, dry_run: bool, resume: bool, as_json: bool, **values: Any) -> None:
     """Write MODEL as nested tensors: one file to load at any size, to grow and to shed at run time."""
+    from steelyard.budget.nest import dry_run as plan
     from steelyard.budget.nest import nest_folder
     from steelyard.cli.console import progress, show_json
+    from steelyard.cli.show import show_dry_run
 
-    result = nest_folder(model, out, build(NestOptions, values), resume=resume, progress=progress())
+    options = build(NestOptions, values)
+    if dry_run:
+        show_dry_run(plan(model, options), as_json)
+        return
+    result = nest_folder(model, out, options, resume=resume, progress=progress())
     if as_json:
         show_json(result.to_dict())
         return

@@ -116,7 +116,12 @@ class AnyPrecisionCodec(NestedCodec):
         return self.cluster(rows, None, name, first_row)
 
     def cluster(
-        self, weight: np.ndarray, importance: np.ndarray | None, name: str = "weight", first_row: int = 0
+        self,
+        weight: np.ndarray,
+        importance: np.ndarray | None,
+        name: str = "weight",
+        first_row: int = 0,
+        row_weight: np.ndarray | None = None,
     ) -> Parts:
         """Return the parts whose tables lose the least weighted squares, given those of the width before.
 
@@ -130,6 +135,7 @@ class AnyPrecisionCodec(NestedCodec):
                 Fisher information of each weight is, in a row, this up to a factor.
             name: what errors call the tensor.
             first_row: of `weight` in the whole tensor, for errors.
+            row_weight: float [out], what an error in each row costs; it counts where rows share tables.
 
         Raises:
             UserError: if a value is not finite or beyond `dtype`.
@@ -147,6 +153,7 @@ class AnyPrecisionCodec(NestedCodec):
             stored = cast(f"a scale of {name}", power, dtype)
             scale = np.where(stored > 0, stored.astype(np.float64), 1.0)
             parts["row_scale"] = stored
+        lines_cost = scale**2 if row_weight is None else scale**2 * row_costs(row_weight)[:, None]
         height = out if self.rows is None else self.rows
         codes = np.empty((out, columns), np.uint8)
         tables = {
@@ -157,7 +164,7 @@ class AnyPrecisionCodec(NestedCodec):
         def run(number: int) -> None:
             lines = slice(number * height, min((number + 1) * height, out))
             values = wide[lines] / scale[lines]
-            costs = np.broadcast_to(each, values.shape) * scale[lines] ** 2
+            costs = np.broadcast_to(each, values.shape) * lines_cost[lines]
             found, made = _cluster(values.ravel(), costs.ravel(), self.seed_bits, self.bits)
             codes[lines] = found.reshape(values.shape)
             for width, table in zip(tables, made, strict=True):
@@ -196,6 +203,13 @@ class AnyPrecisionCodec(NestedCodec):
 
         map_threads(run, chunks(self, (out, columns)))
         return weight
+
+
+def row_costs(row_weight: np.ndarray) -> np.ndarray:
+    """Return what errors in each row cost, float64 [out], of mean 1 and none near 0: they are estimates."""
+    wide = np.maximum(np.asarray(row_weight, np.float64), 0.0)
+    mean = float(wide.mean())
+    return np.maximum(wide / mean, 1e-3) if mean > 0 else np.ones(len(wide))
 
 
 def _cluster(values: np.ndarray, costs: np.ndarray, seed: int, bits: int) -> tuple[np.ndarray, list[np.ndarray]]:

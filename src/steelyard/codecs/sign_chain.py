@@ -23,6 +23,9 @@ _EXACT = 1024
 _SPARE = 16
 _PRODUCTS = 4
 
+# Costs are estimates: none counts as less than this share of their mean.
+_LEAST = 1e-3
+
 
 @dataclass(frozen=True)
 class SignChainCodec(NestedCodec):
@@ -92,14 +95,21 @@ class SignChainCodec(NestedCodec):
 
     def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
         """Make a chain with all weights alike, as the paper's without activations."""
-        return self.chain(weight, None, name)
+        return self.chain(weight, name=name)
 
-    def chain(self, weight: np.ndarray, importance: np.ndarray | None = None, name: str = "weight") -> Parts:
+    def chain(
+        self,
+        weight: np.ndarray,
+        importance: np.ndarray | None = None,
+        row_weight: np.ndarray | None = None,
+        name: str = "weight",
+    ) -> Parts:
         """Return blocks that each lose the least weighted squares of what is left, given its signs.
 
         Args:
             weight: float [out, in].
             importance: float [in], what a squared error costs at each column; None for one.
+            row_weight: float [out], what one costs in each row; None for one.
             name: what errors call the tensor.
 
         Raises:
@@ -108,13 +118,13 @@ class SignChainCodec(NestedCodec):
         shape = matrix(self, weight.shape)
         self.parts(shape)
         require_finite(name, weight)
-        stretch = _stretch(importance, shape[1])
+        stretch, lines = _stretch(importance, shape[1]), _stretch(row_weight, shape[0])[:, None]
         left = weight.astype(np.float64)
         dtype = numpy_type(self.dtype)
         parts: Parts = {}
         for block in range(1, self.blocks + 1):
-            u, v = _product(np.abs(left * stretch), self.rank, name)
-            v = v / stretch
+            u, v = _product(np.abs(left * lines * stretch), self.rank, name)
+            u, v = u / lines, v / stretch
             # Equal norms of each column of U and row of V keep both within the range of 16-bit floats.
             size = np.sqrt(np.linalg.norm(u, axis=0) / np.maximum(np.linalg.norm(v, axis=1), 1e-300))
             size[size == 0] = 1.0
@@ -147,15 +157,15 @@ class SignChainCodec(NestedCodec):
         return weight
 
 
-def _stretch(importance: np.ndarray | None, columns: int) -> np.ndarray:
-    """Return the square root of each column's importance, float64 [in], their geometric mean 1 and none near 0."""
+def _stretch(importance: np.ndarray | None, count: int) -> np.ndarray:
+    """Return the square roots of what errors cost, float64 [count], their geometric mean 1 and none near 0."""
     if importance is None:
-        return np.ones(columns)
+        return np.ones(count)
     each = np.asarray(importance, np.float64)
     mean = float(each.mean())
     if mean <= 0:
-        return np.ones(columns)
-    root = np.sqrt(np.maximum(each, 1e-6 * mean))
+        return np.ones(count)
+    root = np.sqrt(np.maximum(each, _LEAST * mean))
     result: np.ndarray = root / np.exp(np.log(root).mean())
     return result
 

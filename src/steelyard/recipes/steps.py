@@ -71,6 +71,9 @@ STEPS: dict[str, StepKind] = {
             "dry_run",
         ),
         StepKind(
+            "nest", "every size in one file", "steelyard.budget.nest", "NestOptions", "nest_folder", "dry_run"
+        ),
+        StepKind(
             "tune",
             "the codes of a quantized model, trained; its bytes stay",
             "steelyard.budget.tune",

@@ -8,10 +8,21 @@ from numba import boolean, float64, int64, uint8, void
 from steelyard.compiled import given, kernel
 
 
-@kernel(void(given(uint8), given(float64, 1), given(float64), given(float64), float64[:, ::1], float64[::1]))
+@kernel(
+    void(
+        given(uint8),
+        given(float64, 1),
+        given(float64, 1),
+        given(float64),
+        given(float64),
+        float64[:, ::1],
+        float64[::1],
+    )
+)
 def normal_equations(
     codes: np.ndarray,
     scale: np.ndarray,
+    lines: np.ndarray,
     hessian: np.ndarray,
     pull: np.ndarray,
     normal: np.ndarray,
@@ -22,6 +33,7 @@ def normal_equations(
     Args:
         codes: uint8 [rows, in].
         scale: float64 [rows], of each row.
+        lines: float64 [rows], what an error in each costs.
         hessian: float64 [in, in], symmetric.
         pull: float64 [rows, in], w H.
         normal: float64 [entries, entries], added to.
@@ -31,14 +43,14 @@ def normal_equations(
     size = right.size
     gathered = np.empty((columns, size))
     for r in range(rows):
-        square = scale[r] * scale[r]
+        square = lines[r] * scale[r] * scale[r]
         gathered[:] = 0.0
         for i in range(columns):
             for j in range(columns):
                 gathered[i, codes[r, j]] += hessian[i, j]
         for i in range(columns):
             entry = codes[r, i]
-            right[entry] += scale[r] * pull[r, i]
+            right[entry] += lines[r] * scale[r] * pull[r, i]
             for other in range(size):
                 normal[entry, other] += square * gathered[i, other]
 

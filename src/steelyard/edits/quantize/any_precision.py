@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.codecs import AnyPrecisionCodec, NestedCodec
+from steelyard.codecs.any_precision import row_costs
 from steelyard.codecs.base import numpy_type
 from steelyard.edits.quantize.statistics import Factor, Statistics
 from steelyard.edits.registry import method
@@ -93,11 +94,12 @@ def any_precision(
     options, statistics = options or AnyPrecisionOptions(), statistics or Statistics()
     columns = weight.shape[1]
     shape = (int(weight.shape[0]), int(columns))
-    parts = codec.cluster(weight, statistics.importance(columns))
+    parts = codec.cluster(weight, statistics.importance(columns), row_weight=statistics.row_weight)
     factor = statistics.factor(columns, options.damping, True) if options.compensate else None
     hessian = statistics.hessian(columns)
     if factor is not None and hessian is not None:
-        _Compensation(weight, codec, parts, factor, hessian, options).run()
+        lines = np.ones(len(weight)) if statistics.row_weight is None else row_costs(statistics.row_weight)
+        _Compensation(weight, codec, parts, factor, hessian, lines, options).run()
     return Nested(codec, parts, shape)
 
 
@@ -110,6 +112,7 @@ class _Compensation:
         parts: from clustering.
         factor: of the second moment of the inputs, damped as the codes want it.
         hessian: the second moment as it is, float64 [in, in].
+        lines: what an error in each row costs, float64 [out]; it counts where rows share tables.
         options: of the method.
     """
 
@@ -120,6 +123,7 @@ class _Compensation:
         parts: dict[str, np.ndarray],
         factor: Factor,
         hessian: np.ndarray,
+        lines: np.ndarray,
         options: AnyPrecisionOptions,
     ) -> None:
         self._codec, self._parts, self._factor, self._options = codec, parts, factor, options
@@ -127,6 +131,7 @@ class _Compensation:
         self._height = codec.rows or self._out
         self._weight = np.ascontiguousarray(weight, np.float64)
         self._scale = np.ones(self._out) if codec.rows == 1 else parts["row_scale"].astype(np.float64)[:, 0]
+        self._lines = lines
         self._hessian = np.ascontiguousarray(hessian)
         self._pull = self._weight @ self._hessian
 
@@ -168,7 +173,7 @@ class _Compensation:
         children = np.empty((len(table), 2 * table.shape[1]))
         for number, rows in self._groups():
             values = (self._weight[rows] / self._scale[rows, None]).ravel()
-            costs = (self._factor.importance * self._scale[rows, None] ** 2).ravel()
+            costs = (self._factor.importance * (self._lines[rows] * self._scale[rows] ** 2)[:, None]).ravel()
             order = np.argsort(values, kind="stable")
             _nested_kernels.halves(
                 values[order], costs[order], parents[rows].ravel()[order], table[number], children[number]
@@ -200,7 +205,7 @@ class _Compensation:
         found = np.empty(len(table))
         for number, rows in self._groups():
             miss = table[number][codes[rows]] * self._scale[rows, None] - self._weight[rows]
-            found[number] = np.vdot(miss @ self._hessian, miss)
+            found[number] = np.vdot((miss * self._lines[rows, None]) @ self._hessian, miss)
         return found
 
     def _refit(self, codes: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -211,7 +216,7 @@ class _Compensation:
         for number, rows in self._groups():
             normal, right = np.zeros((size, size)), np.zeros(size)
             _nested_kernels.normal_equations(
-                codes[rows], np.ascontiguousarray(self._scale[rows]), self._hessian, self._pull[rows], normal, right
+                codes[rows], self._scale[rows], self._lines[rows], self._hessian, self._pull[rows], normal, right
             )
             fitted[number] = table[number] + _step(normal, right - normal @ table[number])
         return fitted

@@ -17,7 +17,9 @@ class SignChainOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    scale: bool = Field(default=True, description="weigh errors by the mean square of each input")
+    scale: bool = Field(
+        default=True, description="weigh errors by the mean square of each input and what each output costs"
+    )
 
 
 @method(
@@ -34,6 +36,9 @@ def sign_chain(
 ) -> Nested:
     """Decompose a matrix into a chain, the mean squares of the inputs weighing its errors.
 
+    What an error of each output costs weighs the rows likewise: like the columns' scales it is divided out of the
+    factors again, so that neither is stored. The paper has the columns' alone.
+
     Args:
         weight: [out, in], any float dtype.
         codec: how many blocks, and their rank.
@@ -49,4 +54,5 @@ def sign_chain(
     columns = weight.shape[1]
     importance = statistics.importance(columns) if options.scale else None
     shape = (int(weight.shape[0]), int(columns))
-    return Nested(codec, codec.chain(weight, importance), shape)
+    lines = statistics.row_weight if options.scale else None
+    return Nested(codec, codec.chain(weight, importance, lines), shape)
