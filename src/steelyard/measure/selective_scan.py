@@ -18,8 +18,8 @@ def selective_scan(
 ) -> torch.Tensor:
     """Return y_t = C_t h_t of the states h_t = exp(step_t A) h_{t-1} + step_t B_t u_t, with h_{-1} = 0.
 
-    Differentiable in every argument. Time is walked in segments, for some sequences at once. Only the states between
-    segments are kept; the gradient runs each segment again.
+    Differentiable in every argument. Time is walked in segments, for some sequences at once. Only the states
+    between segments are kept; the gradient runs each segment again.
 
     Args:
         u: inputs [batch, t, channels].
@@ -54,7 +54,7 @@ class _Scan(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
         u, step, decay, b, c, starts = ctx.saved_tensors
         rate = decay.T.contiguous()
         to_u, to_step, to_b, to_c = (torch.empty_like(x) for x in (u, step, b, c))
@@ -106,7 +106,7 @@ class _Segment:
 
 
 def _by_time(x: torch.Tensor) -> torch.Tensor:
-    """Return [sequences, t, …] as the states are, [t, sequences, …]; products of matrices copy what is not in a row."""
+    """Return [sequences, t, …] as the states are, [t, sequences, …], in a row: products would copy it piecewise."""
     return x.transpose(0, 1).contiguous()
 
 
