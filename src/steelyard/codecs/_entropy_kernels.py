@@ -90,10 +90,10 @@ def _longer(words: np.ndarray, count: int) -> np.ndarray:
 def _step(x: Any, entry: Any, words: np.ndarray, place: int) -> tuple[Any, int]:
     """Return a state after a symbol with its table's entry, and the place of the next word."""
     x = (entry & 8191) * (x >> 12) + ((entry >> 13) & 4095)
-    if x < 1 << 16:
-        x = x << 16 | np.int64(words[place])
-        place += 1
-    return x, place
+    # Without a branch: whether a word is needed is as good as random.
+    short = np.int64(x < 1 << 16)
+    x = x << (short << 4) | np.int64(words[place]) * short
+    return x, place + short
 
 
 @kernel(int64(given(uint16, 1), given(uint8, 1), given(uint8, 1), int64, given(int64), int64, int16[:, ::1]))
