@@ -14,6 +14,7 @@ from steelyard.codecs import (
     BlockwiseCodec,
     CodebookCodec,
     Codec,
+    GridCodec,
     IntegerCodec,
     LowRankCodec,
     OutlierCodec,
@@ -48,6 +49,7 @@ def test_contract(name: str) -> None:
     others |= dict.fromkeys(("kmeans", "additive"), CodebookCodec(2, 6, 4))
     others |= {"nupes": PowerCodec(3, 32), "gptq-levels": BlockwiseCodec("nf", 3, 32)}
     others |= {"any-precision": AnyPrecisionCodec(5, 3), "sign-chain": SignChainCodec(3, 4)}
+    others |= {"lattice": GridCodec(0.5)}
     codec = others.get(name, base)
     before = weight.copy()
     for statistics in (Statistics(moment), Statistics(np.diag(moment)), Statistics()):

@@ -87,7 +87,7 @@ def _longer(words: np.ndarray, count: int) -> np.ndarray:
 
 
 @inner
-def _step(x: Any, entry: Any, words: np.ndarray, place: int) -> tuple[Any, int]:
+def _step(x: Any, entry: Any, words: np.ndarray, place: int) -> tuple[Any, Any]:
     """Return a state after a symbol with its table's entry, and the place of the next word."""
     x = (entry & 8191) * (x >> 12) + ((entry >> 13) & 4095)
     # Without a branch: whether a word is needed is as good as random.
