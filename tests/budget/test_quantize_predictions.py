@@ -22,7 +22,7 @@ def test_pd_quant_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     plain = pd_quant.pd_quant
 
     def noted(*arguments: object) -> pd_quant.Outcome:
-        options = pd_quant.PdQuantOptions(steps=4, shares=(), tokens=64, windows=4)
+        options = pd_quant.PdQuantOptions(steps=4, shares=(), tokens=64)
         outcomes.append(plain(arguments[0], arguments[1], arguments[2], options))  # type: ignore[arg-type]
         return outcomes[-1]
 

@@ -52,6 +52,7 @@ class Soft:
         self._weight = (place - shift) * step
         self.offset = torch.zeros_like(codes, requires_grad=True)
         self.share = torch.ones_like(self._scale, requires_grad=True)
+        self._means = [torch.zeros_like(self.offset), torch.zeros_like(self.share)]
 
     def _step(self) -> Tensor:
         """Return the scales as they will be read back; gradients see none of the rounding."""
@@ -94,27 +95,31 @@ class Soft:
         with torch.no_grad():
             self.share.fill_(factor)
 
-    def descend(self, rate: float, reach: float, middle: float) -> None:
-        """Step against the signs of the gradients: offsets by `rate`, shares by a tenth of it around `middle`."""
+    def descend(self, rate: float, options: PdQuantOptions, middle: float) -> None:
+        """Step against the signs of running means of the gradients: a share `rate` of what may be gone in all."""
+        ends = (options.travel, options.reach * middle)
         with torch.no_grad():
-            for leaf, step, low, high in (
-                (self.offset, rate, -0.5, 0.5),
-                (self.share, 0.1 * rate, middle * (1 - reach), middle * (1 + reach)),
+            for leaf, mean, far, around in zip(
+                (self.offset, self.share), self._means, ends, (0.0, middle), strict=True
             ):
                 if leaf.grad is not None:
-                    leaf.sub_(leaf.grad.sign(), alpha=step).clamp_(low, high)
+                    mean.mul_(options.momentum).add_(leaf.grad)
+                    leaf.sub_(mean.sign(), alpha=rate * far).clamp_(around - far, around + far)
                     leaf.grad = None
 
 
 @dataclass(frozen=True)
 class _Window:
-    """One batch: what enters the rounded block, what the original makes of it, and the prediction aimed at."""
+    """One batch: what enters the rounded block, what the original makes of it there, and in the end.
+
+    The end is None where it is to follow from the corrected target.
+    """
 
     batch: Batch
     calls: Sequence[Call]
     hidden: Tensor
     target: Tensor
-    wanted: Tensor
+    end: Tensor | None
 
 
 def descend(
@@ -122,8 +127,8 @@ def descend(
 ) -> Outcome:
     """Run `pd_quant`; it is documented there."""
     runner = BlockRunner(model)
-    batches = data.batches(options.tokens)
-    used = max(1, min(len(batches), -(-options.windows * len(batches) // max(1, len(data.windows)))))
+    batches = data.batches(min(options.tokens, data.tokens // 2))
+    judges = min(max(1, round(options.judges * len(batches))), len(batches) - 1)
     stored = runner.skeleton.stored
     found: dict[str, Rounded] = {}
     before, after = [], []
@@ -133,7 +138,7 @@ def descend(
         for number in range(len(batches)):
             store.put((runner.depth, number), store.get(number))
         stack.enter_context(runner.skeleton.loaded(model.source, list(stored)))
-        entering = [store.get((0, number)) for number in range(used)]
+        entering = [store.get((0, number)) for number in range(len(batches))]
         progress.start("rounding by predictions", runner.depth, "blocks")
         for index in range(runner.depth):
             prefix = runner.skeleton.block_names[index]
@@ -144,7 +149,7 @@ def descend(
             }
             soft = {name: Soft(begun[name]) for name in names.values()}
             windows = _windows(runner, batches, calls, store, entering, index, options)
-            block = _Block(runner, index, names, soft, windows, options)
+            block = _Block(runner, index, names, soft, windows, judges, options)
             first, last = block.round()
             before.append(first)
             after.append(last)
@@ -166,30 +171,23 @@ def _windows(
 ) -> list[_Window]:
     """Return what a block is to do, corrected where that is asked for."""
     targets = [store.get((index + 1, number)) for number in range(len(batches))]
-    valid = [torch.from_numpy(batch.valid) for batch in batches]
-    chosen = range(len(entering))
+    ends: list[Tensor | None] = [store.get((runner.depth, number)) for number in range(len(batches))]
     if options.correction:
-        some = torch.cat([targets[number][valid[number]] for number in chosen])
+        valid = [torch.from_numpy(batch.valid) for batch in batches]
         every = torch.cat([target[mask] for target, mask in zip(targets, valid, strict=True)])
-        ratio = every.std(0) / some.std(0).clamp_min(_SPREAD)
-        moved = [(target - some.mean(0)) * ratio + every.mean(0) for target in targets[: len(entering)]]
-        targets = [
-            target + options.correction * (there - target) for target, there in zip(targets, moved, strict=False)
-        ]
-    with torch.no_grad():
-        wanted = [
-            _predict(runner, batches[number], calls[number], targets[number], index + 1, options)
-            for number in chosen
-        ]
-    return [_Window(batches[n], calls[n], entering[n], targets[n], wanted[n]) for n in chosen]
+        mean, spread = every.mean(0), every.std(0)
+        for number, mask in enumerate(valid):
+            own = targets[number][mask]
+            moved = (targets[number] - own.mean(0)) * (spread / own.std(0).clamp_min(_SPREAD)) + mean
+            targets[number] = targets[number] + options.correction * (moved - targets[number])
+        ends = [None] * len(batches)
+    return [_Window(*parts) for parts in zip(batches, calls, entering, targets, ends, strict=True)]
 
 
 def _predict(
     runner: BlockRunner, batch: Batch, calls: Sequence[Call], hidden: Tensor, first: int, options: PdQuantOptions
 ) -> Tensor:
     """Return log probabilities [scored tokens, vocabulary] from what enters block `first` of the original."""
-    if not options.prediction:
-        return hidden.new_zeros(())
     for index in range(first, runner.depth):
         hidden = runner.run_block(runner.skeleton.blocks[index], hidden, calls[index])
     scored = torch.from_numpy(batch.labels != IGNORED)
@@ -207,10 +205,16 @@ class _Block:
         names: Mapping[str, str],
         soft: Mapping[str, Soft],
         windows: Sequence[_Window],
+        judges: int,
         options: PdQuantOptions,
     ) -> None:
         self._runner, self._index, self._names, self._soft = runner, index, names, soft
         self._windows, self._options = windows, options
+        # Batches are sorted by the length of their windows: every so many-th judges.
+        each = -(-len(windows) // judges)
+        self._judges = windows[each - 1 :: each] or windows[-1:]
+        chosen = {id(window) for window in self._judges}
+        self._descended = [window for window in windows if id(window) not in chosen]
 
     def round(self) -> tuple[float, float]:
         """Choose scales, then descend; return the objective before and after."""
@@ -221,10 +225,10 @@ class _Block:
         kept = {name: matrix.state() for name, matrix in self._soft.items()}
         middles = {name: float(state[1].mean()) for name, state in kept.items()}
         for step in range(self._options.steps):
-            self._loss(self._windows[step % len(self._windows)]).backward()  # type: ignore[no-untyped-call]
-            rate = (1 - step / self._options.steps) / self._options.steps
+            self._loss(self._descended[step % len(self._descended)]).backward()  # type: ignore[no-untyped-call]
+            rate = 2 * (1 - step / self._options.steps) / self._options.steps  # which sum to 1
             for name, matrix in self._soft.items():
-                matrix.descend(rate, self._options.reach, middles[name])
+                matrix.descend(rate, self._options, middles[name])
         last = self._objective() if self._options.steps else best
         if last >= best:
             for name, matrix in self._soft.items():
@@ -250,7 +254,7 @@ class _Block:
 
     def _objective(self) -> float:
         with torch.no_grad():
-            return sum(float(self._loss(window)) for window in self._windows) / len(self._windows)
+            return sum(float(self._loss(window)) for window in self._judges) / len(self._judges)
 
     def _run(self, window: _Window) -> Tensor:
         block, call = self._runner.skeleton.blocks[self._index], window.calls[self._index]
@@ -266,6 +270,12 @@ class _Block:
         error = (output[valid] - wanted).square().sum() / (wanted - wanted.mean(0)).square().sum()
         if not options.prediction:
             return error
-        found = _predict(self._runner, window.batch, window.calls, output, self._index + 1, options)
-        divergence = torch.nn.functional.kl_div(found, window.wanted, log_target=True, reduction="batchmean")
+        runner, batch, calls = self._runner, window.batch, window.calls
+        with torch.no_grad():
+            if window.end is None:
+                target = _predict(runner, batch, calls, window.target, self._index + 1, options)
+            else:
+                target = _predict(runner, batch, calls, window.end, runner.depth, options)
+        found = _predict(runner, batch, calls, output, self._index + 1, options)
+        divergence = torch.nn.functional.kl_div(found, target, log_target=True, reduction="batchmean")
         return divergence * options.temperature**2 + options.local * error

@@ -26,12 +26,14 @@ class PdQuantOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=60, ge=0, description="steps of signed gradient descent for each block")
+    steps: int = Field(default=48, ge=0, description="steps of signed gradient descent for each block")
     tokens: int = Field(default=512, ge=1, description="positions in a step")
     shares: tuple[float, ...] = Field(
         default=(0.9, 0.95, 1.05), description="multiples of a matrix's scales tried before the descent"
     )
-    reach: float = Field(default=0.1, ge=0, lt=1, description="how far the descent may move a scale, as a share")
+    travel: float = Field(default=0.1, gt=0, le=0.5, description="how far an offset may go in all, in codes")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of the gradients whose signs are followed")
+    reach: float = Field(default=0.05, ge=0, lt=1, description="how far the descent may move a scale, as a share")
     local: float = Field(
         default=0.2, ge=0, description="weight of the block's own relative error beside the divergence"
     )
@@ -40,7 +42,9 @@ class PdQuantOptions(BaseModel):
     correction: float = Field(
         default=0.0, ge=0, le=1, description="how far activations are moved to the statistics of all windows"
     )
-    windows: int = Field(default=8, ge=1, description="windows that are descended on")
+    judges: float = Field(
+        default=0.2, gt=0, lt=1, description="share of the windows that judge and are never descended on"
+    )
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Outcome:
 
     Attributes:
         rounded: by tensor name.
-        before: objective over the windows descended on, of each block under the codes it began with.
+        before: objective over the windows that judge, of each block under the codes it began with.
         after: the same under those it ended with; never above.
     """
 
@@ -85,17 +89,18 @@ def pd_quant(
     The objective is KL(original || model with this and the earlier blocks rounded) plus `local` times the relative
     squared error of the block's output. First each matrix's scales are multiplied by what serves the objective
     best, then offsets before rounding and the scales of all groups descend by signed gradients that pass rounding
-    straight through, which takes a hundredth of the steps of the paper's relaxed rounding. A block's codes are kept
-    as they were where the objective over all windows has not fallen.
+    straight through, which takes a hundredth of the steps of the paper's relaxed rounding. Scales are chosen, and
+    the outcome of a descent is judged, on windows that are not descended on; where it is no better there, a block's
+    codes stay as they were.
 
-    Distribution correction: the original activations that the few windows descended on aim at are moved, channel
-    by channel, towards mean and spread of all windows, and what follows from them is the prediction aimed at. The
-    paper matches the statistics of batch normalization, which language models do not have, by gradient descent.
+    Distribution correction: the original activations of each batch are moved, channel by channel, towards mean and
+    spread over all windows, and what follows from them is the prediction aimed at. The paper matches the statistics
+    of batch normalization, which language models do not have, by gradient descent.
 
     Args:
         model: the original; it is held in memory in float32.
         begun: matrices of blocks by the name of the stored tensor.
-        data: windows; `windows` of them, the first, are descended on, all of them give the statistics.
+        data: windows, at least two; a share of them judges.
         options: see `PdQuantOptions`.
         progress: advanced by the blocks.
 
@@ -108,6 +113,8 @@ def pd_quant(
 
     if model.task == "encoder":
         raise UserError(f"{model.location} is an encoder and predicts nothing; round it by another method")
+    if len(data.windows) < 2:
+        raise UserError(f"{NAME} needs two windows of text or more: some to descend on, others to judge")
     for name, item in begun.items():
         if not isinstance(item.rounded.codec, IntegerCodec):
             raise UserError(f"{name}: {NAME} rounds integers")
