@@ -78,6 +78,20 @@ def test_the_second_reader_agrees(codec: RotatedCodec) -> None:
     np.testing.assert_allclose(found, codec.decode(parts, weight.shape)[3:11], atol=1e-5)
 
 
+def test_torch_decodes_alike() -> None:
+    torch = pytest.importorskip("torch")
+    from steelyard.formats.native.torch_decoding import PackedMatrix, _decode
+
+    codec, weight = RotatedCodec(BASE, 32), np.random.default_rng(0).standard_normal((24, 72)).astype(np.float32)
+    parts = codec.encode(weight)
+    data, expected = torch.from_numpy(blob(parts, codec, weight.shape)), codec.decode(parts, weight.shape)
+    matrix, rows = PackedMatrix(codec, weight.shape), torch.tensor([23, 0, 0, 7])
+    np.testing.assert_array_equal(matrix.decode(data).numpy(), expected)
+    np.testing.assert_allclose(matrix.decode(data, rows).numpy(), expected[rows.numpy()], atol=1e-5)
+    found = _decode(codec, matrix.parts(data), weight.shape, None)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
+
+
 def test_mistakes() -> None:
     for wrong in (3, 1, 8192, True):
         with pytest.raises(UserError, match="power of two"):

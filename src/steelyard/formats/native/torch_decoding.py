@@ -18,11 +18,13 @@ from steelyard.codecs import (
     IntegerCodec,
     LowRankCodec,
     OutlierCodec,
+    RotatedCodec,
     SignChainCodec,
     SumCodec,
     pack,
     split,
 )
+from steelyard.codecs.rotated import sylvester
 
 TORCH_TYPES = {
     "F32": torch.float32,
@@ -71,7 +73,7 @@ class PackedMatrix:
             blob: uint8 [nbytes] on any device.
             rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
         """
-        codec = self.codec.base if isinstance(self.codec, OutlierCodec) else self.codec
+        codec = self.codec.base if isinstance(self.codec, OutlierCodec | RotatedCodec) else self.codec
         plain = isinstance(codec, _DECODED)
         if not plain or (rows is None and blob.device.type == "cpu"):
             # What torch has no decoder for is decoded whole, by the codec itself.
@@ -128,6 +130,12 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
         whole[:, apart] = kept.float()
         whole[:, rest] = _decode(codec.base, parts, codec.inner(shape), rows)
         return whole
+    if isinstance(codec, RotatedCodec):
+        turned = _decode(codec.base, parts, shape, rows)
+        whole = shape[1] // codec.block * codec.block
+        turn = torch.from_numpy(sylvester(codec.block)).to(turned)
+        mixed = (turned[:, :whole].reshape(len(turned), -1, codec.block) @ turn).reshape(len(turned), whole)
+        return torch.cat([mixed, turned[:, whole:]], dim=1) * parts["column_scale"].float()
     if isinstance(codec, LowRankCodec):
         b = parts["lora_b"] if rows is None else parts["lora_b"][rows]
         return b.float() @ parts["lora_a"].float()
