@@ -52,3 +52,27 @@ def test_transformers_loads_it_and_computes_with_the_decoded_weights(
         torch.testing.assert_close(loaded(tokens).logits, plain(tokens).logits, rtol=0.02, atol=0.02)
         assert loaded.generate(tokens[:, :4], max_new_tokens=3, do_sample=False).shape == (1, 7)
     assert changed == made.encoded
+
+
+def test_fit_spends_a_budget_on_a_mamba_and_transformers_loads_the_result(folder: Path, tmp_path: Path) -> None:
+    import steelyard as sy
+
+    sy.fit(
+        folder,
+        out=tmp_path / "out",
+        bits=5,
+        format="steelyard",
+        effort="quick",
+        sequences=2,
+        sequence_length=16,
+        eval_sequences=2,
+        compare_formats=False,
+    )
+    files = sum(path.stat().st_size for path in (tmp_path / "out").glob("*.safetensors"))
+    parameters = sum(p.numel() for p in transformers.AutoModelForCausalLM.from_pretrained(folder).parameters())
+    assert files <= 5 * parameters / 8
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.bfloat16)
+    mixer = loaded.backbone.layers[0].mixer
+    assert type(mixer.out_proj).__name__ == "PackedLinear" and type(mixer.dt_proj) is torch.nn.Linear
+    with torch.no_grad():
+        assert torch.isfinite(loaded(torch.arange(3, 20)[None]).logits).all()
