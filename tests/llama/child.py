@@ -53,14 +53,14 @@ def embeddings(request: dict[str, Any]) -> dict[str, np.ndarray]:
 
 
 def quantize(request: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Write a file as llama.cpp's own quantizer makes it."""
-    settings = llama_cpp.llama_model_quantize_default_params()
-    settings.ftype, settings.nthread, settings.pure = request["kind"], 1, request.get("pure", False)
+    """Write files as llama.cpp's own quantizer makes them, one of each kind that `out` names."""
     silent = llama_cpp.llama_log_callback(lambda *_: None)
     llama_cpp.llama_log_set(silent, None)
-    rc = llama_cpp.llama_model_quantize(request["model"].encode(), request["out"].encode(), settings)
-    if rc:
-        sys.exit(f"llama.cpp refused to quantize: {rc}")
+    for out, kind in request["out"].items():
+        settings = llama_cpp.llama_model_quantize_default_params()
+        settings.ftype, settings.nthread = kind, 1
+        if llama_cpp.llama_model_quantize(request["model"].encode(), out.encode(), settings):
+            sys.exit(f"llama.cpp refused to write {out}")
     return {}
 
 

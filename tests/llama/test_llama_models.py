@@ -20,7 +20,6 @@ from steelyard.budget.quantize import QuantizeOptions, quantize_folder
 from steelyard.codecs.gguf.types import LEVELS
 from steelyard.formats.convert import convert_folder
 
-WIDE = {"hidden_size": 256, "intermediate_size": 512}
 MORE = {
     "mistral": ("MistralForCausalLM", {"num_key_value_heads": 2}),
     "qwen2": ("Qwen2ForCausalLM", {"num_key_value_heads": 2}),

@@ -110,7 +110,9 @@ def open_model(location: str | Path, source: WeightSource | None = None) -> Mode
         from steelyard.formats.logical import LogicalCheckpoint
 
         source = LogicalCheckpoint.open(location)
-    folder = source if isinstance(source, Checkpoint) else Checkpoint.open(location)
+        folder = source.checkpoint
+    else:
+        folder = source if isinstance(source, Checkpoint) else Checkpoint.open(location)
     if not source.config:
         raise UserError(f"{location} has no config.json, so no model can be built to measure it")
     config = source.config
