@@ -16,11 +16,19 @@ NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 # How llama.cpp calls the ways of splitting text before merges, by the expressions of tokenizer.json.
 _GPT2 = "gpt-2"
-_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}@"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_SPLITS = {_SPLIT.replace("@", ""): "qwen2", _SPLIT.replace("@", "{1,3}"): "llama-bpe"}
+_TAIL = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_TAIL_SLASH = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+_SHORT = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_WORDS = _SHORT + r"|[^\r\n\p{L}\p{N}]?\p{L}+|"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_LEAD = r"[^\r\n\p{L}\p{N}]?"
+_CASES = _LEAD + _UPPER + "*" + _LOWER + "+@|" + _LEAD + _UPPER + "+" + _LOWER + "*@|"
+_SPLITS = {
+    _WORDS + r"\p{N}" + _TAIL: "qwen2",
+    _WORDS + r"\p{N}{1,3}" + _TAIL: "llama-bpe",
+    _CASES.replace("@", "") + r"\p{N}" + _TAIL_SLASH: "tekken",
+    _CASES.replace("@", _SHORT + "?") + r"\p{N}{1,3}" + _TAIL_SLASH: "gpt-4o",
+}
 _SPECIAL = ("bos", "eos", "unk", "pad", "mask", "sep", "cls")
 _NAMES = {"unk": "unknown", "pad": "padding", "sep": "seperator"}
 _SPACE = "▁"
@@ -84,7 +92,7 @@ def _split_name(pre: Mapping[str, Any] | None) -> str:
         return _GPT2
     if kinds == ["Digits", "ByteLevel"] and steps[0].get("individual_digits"):
         return "smollm"
-    if kinds == ["Split", "ByteLevel"]:
+    if kinds == ["Split", "ByteLevel"] and not steps[1].get("use_regex", True):
         pattern = (steps[0].get("pattern") or {}).get("Regex", "")
         if pattern in _SPLITS:
             return _SPLITS[pattern]
