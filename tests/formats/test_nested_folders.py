@@ -222,3 +222,43 @@ def test_from_the_command_line(source: Path, tmp_path: Path) -> None:
     written = (tmp_path / "b" / "model.safetensors").stat().st_size
     assert json.loads(cut.stdout)["bytes"] == plan["smallest"] == written
     assert run("shed", tmp_path / "a", "--size", "1kB", "--out", tmp_path / "c").exception is not None
+
+
+def test_the_measured_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a divergence that is a sum over tensors, the order is that of the sums' own curves."""
+    from types import SimpleNamespace
+
+    from steelyard.budget import nest_ranking
+    from steelyard.measure import evaluate
+
+    growth = Growth.of_folder(folder)
+    names = list(growth.tensors)
+    steps = [codec.level - codec.lowest for codec, _ in growth.tensors.values()]
+    draws = np.random.default_rng(4)
+    curves = [np.sort(draws.random(count + 1))[::-1].tolist() for count in steps]
+
+    class Fake:
+        def __init__(self, *arguments: Any) -> None: ...
+        def __enter__(self) -> Fake:
+            return self
+
+        def __exit__(self, *arguments: Any) -> None: ...
+
+        def measure(self, source: Any, name: str) -> Any:
+            levels = source._levels
+            places = [levels[tensor] - growth.lowest[tensor] for tensor in names]
+            value = sum(curve[place] for curve, place in zip(curves, places, strict=True))
+            return SimpleNamespace(damage=SimpleNamespace(value=value))
+
+    monkeypatch.setattr(evaluate, "Evaluator", Fake)
+    monkeypatch.setattr(evaluate, "held_out_windows", lambda *arguments: SimpleNamespace(windows=[0]))
+    found = nest_ranking.measured_order(folder, None, None, 1)  # type: ignore[arg-type]
+    sizes = [[c.nbytes(shape) for c in codec.levels] for codec, shape in growth.tensors.values()]
+    assert list(found) == [names[index] for index in growth_order(list(zip(sizes, curves, strict=True)))]
+    cut = shed_folder(folder, tmp_path / "cut", size=10**9, order=found)
+    assert Growth.of_folder(cut.out).order == found
+    half = shed_folder(cut.out, tmp_path / "half", size=int(0.7 * cut.nbytes))
+    with LogicalCheckpoint.open(folder) as whole, LogicalCheckpoint.open(half.out) as beginning:
+        source = nest_ranking.AtLevels(whole, growth, half.levels)
+        assert source.names == beginning.names
+        assert all(np.array_equal(source.tensor(name), beginning.tensor(name)) for name in source.names)

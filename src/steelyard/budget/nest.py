@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,11 @@ from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.dry_run import DryRun
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
-from steelyard.budget.learning import NO_DATA, learn
+from steelyard.budget.learning import NO_DATA, Learned, learn, texts_of
+from steelyard.budget.nest_ranking import measured_order
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import produce
+from steelyard.budget.shed import shed_folder
 from steelyard.budget.workspace import Workspace
 from steelyard.codecs import AnyPrecisionCodec, Codec, NestedCodec, SignChainCodec, relative_error
 from steelyard.formats.native import NativeFormat
@@ -26,6 +29,9 @@ from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.units import format_size, parse_size
 from steelyard.weights import check_output
+
+_ALL = 1 << 62
+"""More bytes than there are."""
 
 
 class NestOptions(BaseModel):
@@ -42,6 +48,10 @@ class NestOptions(BaseModel):
     blocks: int = Field(8, ge=1, description="sign-chain: blocks of each matrix")
     rank: int = Field(4, ge=1, description="sign-chain: rank of a block's magnitudes; 16 in the paper")
     embeddings: bool = Field(True, description="encode embedding tables too")
+    ranking: Literal["predicted", "measured"] = Field(
+        "predicted", description="the order of growth: by predicted damage, or by running the model at every step"
+    )
+    ranking_sequences: int = Field(8, ge=1, description="calibration sequences to run at every step")
     data: str | None = Field(None, description="calibration text, as for fit, or none")
     calibration: str | None = Field(None, description="file to keep the calibration in, and to take it from")
     sequences: int = Field(128, ge=1, description="calibration sequences")
@@ -53,6 +63,8 @@ class NestOptions(BaseModel):
     def _consistent(self) -> NestOptions:
         if self.codec == "any-precision" and self.seed_bits > self.bits:
             raise ValueError(f"seed_bits is at most bits; not {self.seed_bits} of {self.bits}")
+        if self.ranking == "measured" and self.data == NO_DATA:
+            raise ValueError("measuring needs text: leave out data none, or rank by predicted damage")
         return self
 
     @property
@@ -202,35 +214,58 @@ def nest_folder(
         try:
             learned = learn(opened, options, work.folder, progress)
             try:
-                knowledge = KnowledgeBase(learned.calibration, opened.spec.ties)
-                format = _RankedFormat(opened, knowledge)
-                made = produce(
-                    plan,
-                    opened,
-                    format,
-                    knowledge,
-                    path,
-                    resume=resume,
-                    describe=lambda staged: {"levels": {name: vars(c) for name, c in format.curves.items()}},
-                    progress=progress,
-                )
+                made = _written(opened, plan, learned, options, path, work.folder, resume, progress)
             finally:
                 learned.close()
         except BaseException:
             work.leave()
             raise
         work.remove()
-        growth = Growth.of_folder(made.folder)
+        growth = Growth.of_folder(made)
         return NestResult(
-            made.folder,
+            made,
             opened.checkpoint.weight_bytes,
-            made.layout.total_bytes,
+            plan_files(plan, opened.spec, NativeFormat()).total_bytes,
             growth.smallest,
             growth.largest,
             len(growth.order) + 1,
             kept,
             "" if options.data == NO_DATA else learned.description,
         )
+
+
+def _written(
+    opened: OpenModel,
+    plan: Plan,
+    learned: Learned,
+    options: NestOptions,
+    out: Path,
+    work: Path,
+    resume: bool,
+    progress: Progress,
+) -> Path:
+    """Write the folder, ranked by prediction; where that is wanted write it again as measured."""
+    knowledge = KnowledgeBase(learned.calibration, opened.spec.ties)
+    format = _RankedFormat(opened, knowledge)
+    predicted = work / "predicted" if options.ranking == "measured" else out
+    if predicted == out or not predicted.exists():
+        produce(
+            plan,
+            opened,
+            format,
+            knowledge,
+            predicted,
+            resume=resume,
+            describe=lambda staged: {"levels": {name: vars(curve) for name, curve in format.curves.items()}},
+            progress=progress,
+        )
+    if predicted != out:
+        assert learned.model is not None
+        texts = texts_of(learned.model, options, progress).calibration
+        order = measured_order(predicted, learned.model, texts, options.ranking_sequences, progress)
+        shed_folder(predicted, out, size=_ALL, order=order, resume=resume, progress=progress)
+        shutil.rmtree(predicted)
+    return out
 
 
 def dry_run(model: str | Path, options: NestOptions, progress: Progress = SILENT) -> DryRun:

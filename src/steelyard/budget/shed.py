@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,7 @@ def shed_folder(
     *,
     size: int | None = None,
     bits: int | None = None,
+    order: Sequence[str] | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> Shed:
@@ -66,6 +67,7 @@ def shed_folder(
         out: the folder to make.
         size: bytes of all weight files, headers included, that the result keeps within.
         bits: instead of a size, the level of every tensor: bits of nested codes, blocks of chains.
+        order: a new order of growth, instead of the folder's own.
         resume: continue an interrupted run.
         progress: advanced by bytes.
 
@@ -77,13 +79,18 @@ def shed_folder(
     source = resolve(str(folder))
     with Checkpoint.open(source) as checkpoint:
         growth = Growth.of_folder(source)
+        config = dict(checkpoint.config)
+        if order is not None:
+            growth = replace(growth, order=tuple(order))
+            names = list(growth.tensors)
+            new = {"tensors": names, "order": [names.index(name) for name in order]}
+            config["quantization_config"] = {**config["quantization_config"], "growth": new}
         if size is not None:
             levels, layout = _within(checkpoint, growth, size)
         else:
             assert bits is not None
             levels = growth.at(bits)
             layout = _layout(checkpoint, growth, levels)
-        config = dict(checkpoint.config)
         config["quantization_config"] = cut_config(config["quantization_config"], levels)
         hashes = checkpoint.content_hash(progress)
         work = bytes_hash(json.dumps([hashes, config], sort_keys=True).encode())
