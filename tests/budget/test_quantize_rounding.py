@@ -9,9 +9,14 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from steelyard.budget.encoding import ABSMAX, methods_for
+from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.options import FitOptions
+from steelyard.budget.plan import plan_files
+from steelyard.budget.planning import Planner
 from steelyard.budget.quantize import QuantizeOptions, quantize_folder
 from steelyard.codecs import DenseCodec, EntropyCodec, IntegerCodec
 from steelyard.errors import UserError
+from steelyard.formats import get as get_format
 from steelyard.formats.logical import LogicalCheckpoint
 from steelyard.jobs import open_model
 from tiny_llama import image, write_tiny
@@ -98,6 +103,10 @@ def test_a_failed_calibration_leaves_nothing(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+class _Calibrated(KnowledgeBase):
+    calibrated = True
+
+
 def test_corrected_biases_keep_the_mean_of_every_output(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from steelyard.measure import Calibration
@@ -121,6 +130,18 @@ def test_corrected_biases_keep_the_mean_of_every_output(tmp_path: Path) -> None:
         sequence_length=32,
     )
     assert quantize_folder(tmp_path / "model", tmp_path / "out", options).encoded == 15 + 6
+    with open_model(tmp_path / "model") as opened:
+        # At best effort `fit` corrects them too, in the bytes that it planned.
+        native, options = (
+            get_format("steelyard"),
+            FitOptions(bits=3, effort="best", keep=("mlp", "embed")),
+        )
+        planner = Planner(opened, native, options)
+        planner.learn(_Calibrated(None, opened.spec.ties), {})
+        planned = planner.plan(planner.smallest_size() + 500, {})
+        corrected = {n for n, item in planned.plan.tensors.items() if item.rounding == "bias-correction"}
+        assert corrected == {n for n in planned.plan.tensors if n.endswith(".bias")} and len(corrected) == 6
+        assert plan_files(planned.plan, opened.spec, native).total_bytes == planned.solution.nbytes
     moved = 0
     with LogicalCheckpoint.open(tmp_path / "out") as made, Calibration.open(kept) as calibration:
         assert made.config["dtype"] == "float32"

@@ -74,6 +74,11 @@ class KnowledgeBase:
         # Tensors that read the same input are asked for one after the other and share their factors.
         self._statistics = lru_cache(maxsize=2)(self._load_statistics)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether anything is known beside the weights."""
+        return self._calibration is not None
+
     def of(self, name: str, apart: bool = False) -> Knowledge:
         """Return what is known about a tensor of the result.
 

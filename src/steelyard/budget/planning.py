@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from steelyard.budget.bias import BIAS_CORRECTION, correctable, weight_of
 from steelyard.budget.candidates import Choice, Offer, offers
 from steelyard.budget.curve import Curve
 from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, hoped, is_apart, measure_curves
@@ -15,6 +16,7 @@ from steelyard.budget.options import FitOptions
 from steelyard.budget.plan import Plan, TensorPlan
 from steelyard.budget.policy_menu import follow
 from steelyard.budget.solve import Solution, require_feasible, smallest_choice, solve
+from steelyard.codecs import DenseCodec
 from steelyard.errors import UserError
 from steelyard.formats import Format
 from steelyard.formats.container import Container, layout_of
@@ -49,6 +51,7 @@ class Planner:
         menu = _without(offers(opened.spec, format, options.effort, fuse, options.entropy), options.keep)
         self.menu = follow(menu, opened.spec, format, options.policy)
         self._curves: list[Curve] | None = None
+        self._calibrated = False
         self.known: DamageTable = {}
 
     def smallest_size(self) -> int:
@@ -66,6 +69,7 @@ class Planner:
     def learn(self, knowledge: KnowledgeBase, known: DamageTable, progress: Progress = SILENT) -> None:
         """Work out the curves; `known` is shared between the planners of one model."""
         self.known = known
+        self._calibrated = knowledge.calibrated
         self.menu, self._curves = measure_curves(
             self.opened.checkpoint,
             self.opened.spec,
@@ -82,6 +86,11 @@ class Planner:
     def learned(self) -> bool:
         """Whether the curves are known."""
         return self._curves is not None
+
+    @property
+    def curves(self) -> list[Curve]:
+        """The curves, of bytes alone until they have been learned."""
+        return self._bytes() if self._curves is None else self._curves
 
     def exact_size(self, choice: Sequence[int]) -> int:
         """Return the bytes on disk of a choice."""
@@ -114,9 +123,20 @@ class Planner:
                     continue
                 tried = self.known[name, codec, is_apart(self.opened.spec, offer)]
                 tensors[name] = TensorPlan(source, tried.codec, tried.rounding, tried.damage)
+        if self._calibrated and self.options.effort == "best" and not isinstance(self.format, Container):
+            tensors.update(self._corrected(tensors))
         ordered = {name: tensors[name] for name in sorted(tensors, key=self._order())}
         plan = Plan(self.format.name, ordered, self._max_shard_size, dict(request))
         return PlannedFit(plan, solution, budget)
+
+    def _corrected(self, tensors: Mapping[str, TensorPlan]) -> Iterator[tuple[str, TensorPlan]]:
+        """Yield the biases that take back what rounding does to mean outputs: no bytes, and never more damage."""
+        for name in correctable(self.opened.spec):
+            weight, bias = tensors.get(weight_of(name)), tensors.get(name)
+            if weight is not None and weight.rounding and bias is not None and not bias.rounding:
+                same = bias.codec or DenseCodec(self.opened.spec.tensors[name].dtype)
+                if self.format.supports(self.opened.spec, name, same):
+                    yield name, replace(bias, codec=same, rounding=BIAS_CORRECTION)
 
     def _bytes(self) -> list[Curve]:
         return byte_curves(self.opened.spec, self.format, self.menu, self._digits)
