@@ -132,10 +132,10 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
         return whole
     if isinstance(codec, RotatedCodec):
         turned = _decode(codec.base, parts, shape, rows)
-        whole = shape[1] // codec.block * codec.block
+        end = shape[1] // codec.block * codec.block
         turn = torch.from_numpy(sylvester(codec.block)).to(turned)
-        mixed = (turned[:, :whole].reshape(len(turned), -1, codec.block) @ turn).reshape(len(turned), whole)
-        return torch.cat([mixed, turned[:, whole:]], dim=1) * parts["column_scale"].float()
+        mixed = (turned[:, :end].reshape(len(turned), -1, codec.block) @ turn).reshape(len(turned), end)
+        return torch.cat([mixed, turned[:, end:]], dim=1) * parts["column_scale"].float()
     if isinstance(codec, LowRankCodec):
         b = parts["lora_b"] if rows is None else parts["lora_b"][rows]
         return b.float() @ parts["lora_a"].float()
