@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from gguf import GGUFReader
 
-from formats.folders import write_folder
+from formats.folders import build_tiny, write_folder
 from steelyard.budget.audit import audit
 from steelyard.budget.convert import convert_model
 from steelyard.codecs import Codec, IntegerCodec, MicroscalingCodec, TernaryCodec
@@ -112,3 +112,35 @@ def test_the_record_is_checked(plain: Path, tmp_path: Path) -> None:
         audit(made.out, str(plain))
     with pytest.raises(UserError, match="not what"):
         audit(made.out, str(made.out))
+
+
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+
+
+@pytest.mark.parametrize("scaling", ["", "yarn"])
+def test_a_file_by_itself_says_what_its_model_is(tmp_path: Path, scaling: str) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 2e4}
+    changes = {"rope_parameters": yarn} if scaling else {"rms_norm_eps": 3e-5, "attention_bias": True}
+    folder = build_tiny("llama", tmp_path / "model", **changes)
+    made = convert_model(folder, tmp_path / "gguf", "gguf")
+    (tmp_path / "alone").mkdir()
+    alone = (made.out / "model.gguf").rename(tmp_path / "alone" / "some.gguf")
+    back = convert_model(alone, tmp_path / "back", "dense")
+    tokens = torch.arange(40)[None]
+    one, two = (AutoModelForCausalLM.from_pretrained(place).eval() for place in (folder, back.out))
+    with torch.no_grad():
+        assert torch.allclose(one(tokens).logits, two(tokens).logits, atol=1e-5)
+
+
+def test_divided_frequencies_need_the_config(tmp_path: Path) -> None:
+    scaling = LLAMA3 | {"original_max_position_embeddings": 32, "rope_theta": 5e3}
+    folder = build_tiny("llama", tmp_path / "model", rope_parameters=scaling)
+    made = convert_model(folder, tmp_path / "gguf", "gguf", type="Q8_0")
+    assert len(audit(made.out, str(folder))) == 2
+    made = convert_model(made.out, tmp_path / "dense", "dense")
+    alone = (tmp_path / "gguf" / "model.gguf").rename(tmp_path / "alone.gguf")
+    with pytest.raises(UserError, match=r"config\.json"):
+        convert_model(alone, tmp_path / "no", "dense")

@@ -99,6 +99,8 @@ def convert_folder(
     if (type or mix) and (target.name != "gguf" or (type and mix)):
         raise UserError("give one of type and mix, and only with format gguf: they name types of GGUF")
     with LogicalCheckpoint.open(model) as source:
+        if isinstance(source, GgufModel) and source.weights.lacks:
+            raise UserError(source.weights.lacks)
         spec, config = spec_of(source), source.config
         target = bound(target, source.checkpoint, spec)
         if isinstance(target, GgufFormat):

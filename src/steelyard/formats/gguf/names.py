@@ -5,6 +5,7 @@ Sources: llama.cpp's `llama-arch.cpp`, and gguf-py's `constants.py`.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ _KEYS = {
     "attention.key_length": "head_dim",
     "context_length": "max_position_embeddings",
 }
+_NUMBERS = {"attention.layer_norm_rms_epsilon": "rms_norm_eps", "rope.freq_base": "rope_theta"}
 
 
 def hub_name(name: str) -> str:
@@ -75,10 +77,37 @@ def hub_config(metadata: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]
         value = metadata.get(f"{architecture}.{key}")
         if isinstance(value, int):
             config[name] = value
+    for key, name in _NUMBERS.items():
+        if isinstance(value := metadata.get(f"{architecture}.{key}"), float):
+            config[name] = float(str(np.float32(value)))  # as it was written before it was a float32
+    for name in ("bos", "eos"):
+        if isinstance(value := metadata.get(f"tokenizer.ggml.{name}_token_id"), int):
+            config[f"{name}_token_id"] = value
+    if architecture == "llama" and "blk.0.attn_q.bias" in shapes:
+        config["attention_bias"] = True
+    if architecture == "llama" and "blk.0.ffn_up.bias" in shapes:
+        config["mlp_bias"] = True
+    config |= _scaling(metadata, architecture)
     config["architectures"] = [_CLASSES[architecture]]
     config["vocab_size"] = embedding[0]
     config["tie_word_embeddings"] = "output.weight" not in shapes
     return config
+
+
+def _scaling(metadata: Mapping[str, Any], architecture: str) -> dict[str, Any]:
+    """Return how rotary positions are scaled, if they are."""
+
+    def value(key: str) -> Any:
+        return metadata.get(f"{architecture}.rope.scaling.{key}")
+
+    if value("type") not in ("linear", "yarn"):
+        return {}
+    found: dict[str, Any] = {"rope_type": value("type"), "factor": value("factor")}
+    if value("original_context_length"):
+        found["original_max_position_embeddings"] = value("original_context_length")
+    if value("attn_factor"):
+        found["attention_factor"] = value("attn_factor") * (0.1 * math.log(value("factor")) + 1.0)
+    return {"rope_scaling": found}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from steelyard.codecs.gguf import GgufCodec
 from steelyard.codecs.gguf.types import LEVELS
 from steelyard.errors import UserError
 from steelyard.formats.gguf.header import SUFFIX, GgufHeader, GgufInfo, read_gguf
+from steelyard.formats.gguf.metadata import FACTORS
 from steelyard.formats.gguf.names import FAMILIES, gguf_name, hub_config, row_order
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint
@@ -54,11 +55,12 @@ class GgufWeights:
         location: the file.
         config: the folder's config.json, or what the keys of the file amount to.
         infos: where each tensor lies, by the model's name.
+        lacks: why the config is not all there is to know of the model; "" if it is.
     """
 
     def __init__(self, file: Path) -> None:
         self.location = str(file)
-        self._file = file.name
+        self._file, self.lacks = file.name, ""
         self._store = LocalStore(file.parent)
         try:
             self._header: GgufHeader = read_gguf(self._store, self._file)
@@ -70,6 +72,11 @@ class GgufWeights:
                 )
             else:
                 self.config = hub_config(self._header.metadata, shapes)
+                if FACTORS in shapes:
+                    self.lacks = (
+                        f"{self.location} divides rotary frequencies by a table and does not say why; "
+                        "put the model's config.json beside it"
+                    )
             self._spec = _spec(self.config, self.location)
             self.infos = self._named()
         except BaseException:
@@ -90,7 +97,7 @@ class GgufWeights:
                     )
                 if info.kind.name not in (*_PLAIN, *LEVELS):
                     raise UserError(f"{self.location}: {theirs} is {info.kind.name}, which cannot be decoded yet")
-        left.pop("rope_freqs.weight", None)
+        left.pop(FACTORS, None)
         if left:
             raise UserError(f"{self.location}: {next(iter(left))} is no tensor of a {self.config['model_type']}")
         return found
