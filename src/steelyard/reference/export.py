@@ -91,14 +91,13 @@ def export_packed(model: Path, out: Path, options: TrainOptions, progress: Progr
 
 def _record(run_folder: Path, parameters: int, step: int, options: TrainOptions) -> dict[str, Any]:
     log = [json.loads(line) for line in (run_folder / "log.jsonl").read_text().splitlines()]
-    last = [entry["loss"] for entry in log[-5:]]
     tokens = step * options.tokens_per_step
     return {
         "parameters": parameters,
         "steps": step,
         "tokens_seen": tokens,
         "tokens_per_parameter": round(tokens / parameters, 3),
-        "training_loss_nats_per_token": round(sum(last) / max(len(last), 1), 4),
+        "last_batch_loss_nats_per_token": log[-1]["loss"],
         "seconds": round(sum(entry["seconds"] for entry in log)),
         "options": options.model_dump(),
     }
