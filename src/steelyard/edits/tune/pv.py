@@ -17,10 +17,10 @@ class PvOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     share: float = Field(
-        default=0.01, ge=0, le=1, description="of the units, whose codes may change in a step; 0 leaves all codes"
+        default=0.1, ge=0, le=1, description="of the units, whose codes may change in a step; 0 leaves all codes"
     )
     trust: float = Field(
-        default=0.01, gt=0, description="largest change of a matrix in a step, as a share of its norm"
+        default=0.1, gt=0, description="largest change of a matrix in a step, as a share of its norm"
     )
     first: Literal["gain", "distance"] = Field(
         default="gain", description="units that may change: those that gain most, or those furthest from their aim"
@@ -50,8 +50,8 @@ def pv_tuning(start: Start, options: PvOptions) -> Trainable:
     of codebooks and scales alone.
 
     Source: Malinovskii et al. 2024, PV-Tuning: beyond straight-through estimation for extreme LLM compression,
-        2405.14852, algorithms 1 to 3; share, trust and momentum from the command of its authors' repository, where
-        a step has a length of 0.003 and a run some thousand steps. That is a travel of a few times the norm.
+        2405.14852, algorithms 1 to 3. The command of its authors' repository has a share and a trust of 0.01 and
+        steps of 0.003, for runs of many more steps than the few hundred that the defaults here are for.
     """
     from steelyard.edits.tune._discrete import DiscreteTraining, Reach
 

@@ -17,7 +17,7 @@ class StraightThroughOptions(BaseModel):
     travel: float = Field(
         default=1.0, gt=0, description="way of the float weights in a run, as a share of their norm"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="of the gradients behind changes of codes")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="of the gradients behind changes of codes")
 
 
 @tuner(
