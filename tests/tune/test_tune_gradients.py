@@ -155,7 +155,7 @@ def test_annealing_moves_only_undecided_weights() -> None:
     from steelyard.edits.tune._statistical import StatisticalSteps
 
     start = start_of(IntegerCodec(2, 16, True, "F32"), (16, 64))
-    trainable = StatisticalSteps(start, OfqOptions(anneal=0.5, boundary=0.05))
+    trainable = StatisticalSteps(start, OfqOptions(anneal=0.5, boundary=0.3))
     optimizer = torch.optim.Adam([trainable.float], lr=0.01)
     for step in range(4):
         moment = Moment(step, 4)

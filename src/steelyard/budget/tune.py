@@ -107,7 +107,7 @@ def tune_folder(
                 plan = _plan_of(start, teacher, options, progress)
                 trained = {
                     name: method.function(_start(name, plan, teacher, fitted, options.seed), settings)
-                    for name in _trainable(method, plan, fitted)
+                    for name in _trainable(method, plan, fitted, start)
                 }
                 job = _Job(teacher, fitted, plan, options, trained, work.folder, progress)
                 result = job.finish(path, resume)
@@ -288,7 +288,7 @@ def _plan_of(start: Path, teacher: OpenModel, options: TuneOptions, progress: Pr
     return Plan(plan.format, tensors, plan.max_shard_size, request)
 
 
-def _trainable(method: registry.Tuner, plan: Plan, fitted: LogicalCheckpoint) -> list[str]:
+def _trainable(method: registry.Tuner, plan: Plan, fitted: LogicalCheckpoint, start: Path) -> list[str]:
     """Return the names of the tensors that a method can train.
 
     Raises:
@@ -297,7 +297,7 @@ def _trainable(method: registry.Tuner, plan: Plan, fitted: LogicalCheckpoint) ->
     names = [n for n, item in plan.tensors.items() if n in fitted.entries and method.takes(item.codec)]
     if not names:
         labels = ", ".join(sorted({codec.label for codec in plan.codecs().values()})) or "plain numbers"
-        raise UserError(f"{fitted!r} has no tensor that {method.name} can train; they are stored as {labels}")
+        raise UserError(f"{start} has no tensor that {method.name} can train; they are stored as {labels}")
     return names
 
 

@@ -27,8 +27,12 @@ class TuneOptions(BaseModel):
     steps: int = Field(200, ge=1, description="updates")
     batch: int = Field(8, ge=1, description="sequences in a step")
     sequence_length: int = Field(256, ge=8, description="tokens per sequence")
-    rate: float = Field(0.01, gt=0, description="largest change of a weight in a step, as a share of their size")
-    step_rate: float = Field(0.003, gt=0, description="the same for scales and zero points")
+    rate: float = Field(
+        0.01, gt=0, description="how far an update moves a weight, as a share of a step of the grid"
+    )
+    step_rate: float = Field(
+        0.003, gt=0, description="the same for scales, as a share of theirs, and for zero points"
+    )
     save_every: int = Field(25, ge=1, description="steps between checkpoints")
     data: str | None = Field(None, description="text to train on: a file, a folder, JSONL, tokens")
     eval_data: str | None = Field(None, description="text the result is measured on; held apart from --data")

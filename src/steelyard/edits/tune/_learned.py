@@ -19,6 +19,9 @@ class OnGrid:
 
     Args:
         start: where it begins; codes, scales and zero points of it are kept.
+
+    Attributes:
+        step_size: the mean step at the start, the unit of the rates.
     """
 
     def __init__(self, start: Start) -> None:
@@ -29,6 +32,7 @@ class OnGrid:
         self.scale, self.zero = scale, zero
         self.origin = into_cells(original, codes, scale, zero)
         self.step_gradient = (self.grid.counts() * max(1, self.grid.high)).rsqrt()
+        self.step_size = float(scale.abs().mean())
         self.oscillation = Oscillation(codes)
 
     def placed(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -93,7 +97,7 @@ class LearnedSteps(OnGrid):
 
     def steps(self) -> Group:
         """Return the steps as the optimizer sees them."""
-        return Group({"scale": self.scale}, float(self.scale.detach().abs().mean()), "step")
+        return Group({"scale": self.scale}, self.step_size, "step")
 
     def after_update(self, moment: Moment) -> None:
         """Keep the sign of every step, and watch the codes."""
@@ -119,9 +123,4 @@ class LearnedStepSize(LearnedSteps):
 
     def groups(self) -> Sequence[Group]:
         """Return the weights and the steps."""
-        return [Group({"weight": self.float}, rms(self.float)), self.steps()]
-
-
-def rms(values: Tensor) -> float:
-    """Return the root mean square, above 0."""
-    return max(float(values.detach().square().mean().sqrt()), 1e-12)
+        return [Group({"weight": self.float}, self.step_size), self.steps()]

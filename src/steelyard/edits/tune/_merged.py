@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steelyard.edits.tune._fake import as_stored, codes_of, gradients
 from steelyard.edits.tune._grid import Grid
-from steelyard.edits.tune._learned import LearnedSteps, rms
+from steelyard.edits.tune._learned import LearnedSteps
 from steelyard.edits.tune.l4q import L4qOptions
 from steelyard.edits.tune.trainable import Group, Start
 from steelyard.seeds import generator
@@ -64,7 +64,7 @@ class MergedLowRank(LearnedSteps):
         self.alpha = options.alpha
         self.a = torch.from_numpy((draw / rank**0.5).astype(np.float32)).requires_grad_()
         self.b = torch.zeros(out, rank).requires_grad_()
-        self._size, self._rank = rms(self.origin), rank
+        self._rank = rank
         self._offset = self.zero.clone().requires_grad_(not self.grid.symmetric)
 
     def latent(self) -> Tensor:
@@ -89,7 +89,7 @@ class MergedLowRank(LearnedSteps):
     def groups(self) -> Sequence[Group]:
         """Return the update, the steps and the zero points."""
         found = [
-            Group({"b": self.b}, self._size / self.alpha),
+            Group({"b": self.b}, self.step_size / self.alpha),
             Group({"a": self.a}, self._rank**-0.5),
             self.steps(),
         ]

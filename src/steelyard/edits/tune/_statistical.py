@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steelyard.edits.tune._fake import codes_of
-from steelyard.edits.tune._learned import OnGrid, rms
+from steelyard.edits.tune._learned import OnGrid
 from steelyard.edits.tune.ofq import OfqOptions
 from steelyard.edits.tune.trainable import Group, Moment, Start
 
@@ -35,7 +35,8 @@ class StatisticalSteps(OnGrid):
         super().__init__(start)
         self.options = options
         self.float = self.origin.requires_grad_()
-        self.factor = self.scale.abs() / self._mean().clamp(min=torch.finfo(torch.float32).tiny)
+        # In float64, so that the first step is the stored one to the bit.
+        self.factor = self.scale.double().abs() / self._mean().clamp(min=torch.finfo(torch.float32).tiny)
         if options.statistic == "paper":
             self.factor = torch.full_like(self.factor, 4.0 / (self.grid.high - self.grid.low + 1))
         self._kept: tuple[Tensor, Tensor] | None = None
@@ -49,11 +50,15 @@ class StatisticalSteps(OnGrid):
 
     def placed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the float weights, the steps that follow from them, and the zero points."""
-        return self.float.detach(), self.grid.stored_scale(self.factor * self._mean() * self.sign), self.zero
+        return (
+            self.float.detach(),
+            self.grid.stored_scale((self.factor * self._mean()).float() * self.sign),
+            self.zero,
+        )
 
     def groups(self) -> Sequence[Group]:
         """Return the weights."""
-        return [Group({"weight": self.float}, rms(self.float))]
+        return [Group({"weight": self.float}, self.step_size)]
 
     def before_update(self, moment: Moment) -> None:
         """While annealing, note where every weight is and which ones may move."""
@@ -80,4 +85,4 @@ class StatisticalSteps(OnGrid):
         return between & ((place - lower - 0.5).abs() <= self.options.boundary)
 
     def _mean(self) -> Tensor:
-        return self.float.detach().abs().sum(-1, keepdim=True) / self.grid.counts()
+        return self.float.detach().abs().sum(-1, keepdim=True).double() / self.grid.counts()

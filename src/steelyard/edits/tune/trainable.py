@@ -52,8 +52,8 @@ class Group:
 
     Attributes:
         tensors: by name; leaves that need gradients.
-        scale: what a rate of 1 means for them: the typical size of an element. The optimizer's rate is this times
-            the rate asked for.
+        scale: what a rate of 1 moves an element by in an update, such as a step of the grid; the optimizer has this
+            times the rate asked for.
         kind: "weight" or "step", which have rates of their own.
     """
 
