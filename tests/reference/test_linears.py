@@ -115,3 +115,16 @@ def test_floats_have_no_codec_of_their_own(tiny: TrainOptions, tmp_path: Path) -
 
     with pytest.raises(UserError, match="float32 have no codec"):
         export_packed(tmp_path, tmp_path / "packed", tiny)
+
+
+def test_packing_is_asked_for_with_what_it_needs(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from steelyard.cli.train_reference import command
+
+    for asked in (["--linears", "ternary"], ["--export", str(tmp_path / "model")]):
+        done = CliRunner().invoke(
+            command, [str(tmp_path / "run"), "--export-packed", str(tmp_path / "packed"), *asked]
+        )
+        assert isinstance(done.exception, UserError) and "--linears ternary or float8" in str(done.exception)
+        assert not (tmp_path / "run").exists()
