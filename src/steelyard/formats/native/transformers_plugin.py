@@ -129,14 +129,16 @@ class SteelyardQuantizer(HfQuantizer):  # type: ignore[misc]
             shape, dtype = self._expected[name]
             if tuple(parameter.shape) != shape or parameter.is_floating_point() != dtype.is_floating_point:
                 raise _damaged(f"{name} is stored as {_described(parameter)}, but must be {list(shape)}")
-            if parameter.dtype != dtype:
-                # Tensors that were renamed come in the type of the file instead of the model's.
-                if not (parameter.dtype == torch.float32 and any(part in name for part in widened)):
-                    parameter.data = parameter.data.to(dtype)
-            elif dtype == torch.uint8 and parameter.data_ptr() % 8:
+            # Tensors that were renamed come in the type of the file instead of the model's.
+            wide = parameter.dtype == torch.float32 and any(part in name for part in widened)
+            if parameter.dtype != dtype and not wide:
+                parameter.data = parameter.data.to(dtype)
+        # First of all, so that no more of the file is read than is kept.
+        self._cut(model)
+        for parameter in model.parameters():
+            if parameter.dtype == torch.uint8 and parameter.data_ptr() % 8:
                 # A view of a mapped file may start anywhere; whole words are read from it.
                 parameter.data = parameter.data.clone()
-        self._cut(model)
         return model
 
     def _cut(self, model: Any) -> None:
