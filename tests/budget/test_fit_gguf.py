@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf import GGUFReader
 
 import steelyard
+from steelyard.budget.audit import audit
+from steelyard.budget.evaluation import measure_folder
 from steelyard.budget.fit import dry_run, fit_folder
 from steelyard.budget.options import FitOptions
 from steelyard.errors import UserError
@@ -44,3 +47,21 @@ def test_a_plan_counts_the_same_bytes(model: Path) -> None:
     assert planned.format == "gguf" and planned.smallest <= planned.nbytes <= planned.budget
     with pytest.raises(UserError, match="smallest"):
         dry_run(model, options.model_copy(update={"ratio": 0.05}))
+
+
+def test_a_calibrated_fit_is_measured_and_loses_less(model: Path, tmp_path: Path) -> None:
+    tokens = np.random.default_rng(1).integers(3, 120, 4000).astype(np.int32)
+    np.save(tmp_path / "tokens.npy", tokens)
+    settings = {"ratio": 0.4, "format": "gguf", "effort": "quick", "compare_formats": False}
+    data = {"data": str(tmp_path / "tokens.npy"), "sequences": 12, "sequence_length": 64, "eval_sequences": 16}
+    made = {
+        name: fit_folder(model, tmp_path / name, FitOptions(**settings, **more))  # type: ignore[arg-type]
+        for name, more in (("calibrated", data), ("blind", {"data": "none"}))
+    }
+    assert made["calibrated"].report.damage is not None and made["calibrated"].report.predicted is not None
+    measured = {
+        name: measure_folder(tmp_path / name, model, tmp_path / "tokens.npy", sequences=16).damage for name in made
+    }
+    first, second = measured["calibrated"], measured["blind"]
+    assert first is not None and second is not None and first.value < second.value
+    assert all(check.status == "pass" for check in audit(tmp_path / "calibrated", str(model)))
