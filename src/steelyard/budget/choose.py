@@ -12,6 +12,11 @@ from steelyard.formats import get as get_format
 from steelyard.formats.container import bound
 from steelyard.jobs import OpenModel
 
+AUTO = "auto"
+
+_OTHER = {"steelyard": "compressed-tensors", "compressed-tensors": "steelyard"}
+"""What a format is compared with."""
+
 
 @dataclass(frozen=True)
 class ChosenFormat:
@@ -37,34 +42,33 @@ def choose_format(opened: OpenModel, options: FitOptions, budget: Budget) -> Cho
     Raises:
         UserError: if the budget is below the smallest feasible size.
     """
-    ecosystem = Planner(opened, get_format("compressed-tensors"), options)
-    native = Planner(opened, get_format("steelyard"), options)
     if options.format == "gguf":
         gguf = Planner(opened, bound(get_format("gguf"), opened.checkpoint, opened.spec), options)
         gguf.require_feasible(budget.nbytes)
-        return ChosenFormat(gguf, _if_feasible(native, budget), ())
-    if options.format == "dense":
-        dense = Planner(opened, get_format("dense"), options)
-        dense.require_feasible(budget.nbytes)
-        return ChosenFormat(dense, None, ())
-    if options.format == "steelyard":
-        native.require_feasible(budget.nbytes)
-        return ChosenFormat(native, _if_feasible(ecosystem, budget), ())
-    if options.format == "compressed-tensors":
-        ecosystem.require_feasible(budget.nbytes)
-        return ChosenFormat(ecosystem, _if_feasible(native, budget), ())
-    if _if_feasible(ecosystem, budget) is not None:
-        return ChosenFormat(ecosystem, _if_feasible(native, budget), ())
+        return ChosenFormat(gguf, _comparable("steelyard", opened, options, budget), ())
+    if options.format != AUTO:
+        chosen = Planner(opened, get_format(options.format), options)
+        chosen.require_feasible(budget.nbytes)
+        other = _OTHER.get(options.format)
+        beside = None if other is None else _comparable(other, opened, options, budget)
+        return ChosenFormat(chosen, beside, ())
+    ecosystem = _comparable("compressed-tensors", opened, options, budget)
+    if ecosystem is not None:
+        return ChosenFormat(ecosystem, _comparable("steelyard", opened, options, budget), ())
+    native = Planner(opened, get_format("steelyard"), options)
     native.require_feasible(budget.nbytes)
-    note = (
-        f"compressed-tensors cannot meet {budget.nbytes:,} bytes for this model (its smallest is "
-        f"{ecosystem.smallest_size():,}), so the result is in Steelyard's own format"
-    )
-    return ChosenFormat(native, None, (note,))
-
-
-def _if_feasible(planner: Planner, budget: Budget) -> Planner | None:
     try:
+        smallest = f"its smallest is {Planner(opened, get_format('compressed-tensors'), options).smallest_size():,}"
+        why = f"compressed-tensors cannot meet {budget.nbytes:,} bytes for this model ({smallest})"
+    except UserError as error:
+        why = str(error).removesuffix("; use --format steelyard")
+    return ChosenFormat(native, None, (f"{why}, so the result is in Steelyard's own format",))
+
+
+def _comparable(format: str, opened: OpenModel, options: FitOptions, budget: Budget) -> Planner | None:
+    """Return what plans in a format; None if that cannot hold what a policy asks for, or meet the budget."""
+    try:
+        planner = Planner(opened, get_format(format), options)
         planner.require_feasible(budget.nbytes)
     except UserError:
         return None
