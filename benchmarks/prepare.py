@@ -33,7 +33,7 @@ LENGTH, BATCH = 192, 4
 
 METHODS: dict[str, dict[str, Any]] = {
     "equalize": {"method": "equalize"},
-    "query-key": {"method": "query-key"},
+    "values": {"method": "query-key", "values": True},
     "awq": {"method": "awq", "bits": 3},
     "smooth": {"method": "smooth"},
     "hadamard": {"method": "rotate", "untie": True},
@@ -109,7 +109,9 @@ def load(folder: str) -> torch.nn.Module:
 def log_probabilities(model: torch.nn.Module, windows: torch.Tensor) -> torch.Tensor:
     """Return the log-probabilities of every next token."""
     with torch.no_grad():
-        return torch.cat([torch.log_softmax(model(part).logits, -1) for part in windows.split(BATCH)])
+        return torch.cat(
+            [torch.log_softmax(model(part, use_cache=False).logits, -1) for part in windows.split(BATCH)]
+        )
 
 
 def maps(model: torch.nn.Module) -> Maps:

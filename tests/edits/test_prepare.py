@@ -323,7 +323,7 @@ def test_queries_and_keys_of_bert_keep_its_function(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     folder = bert(tmp_path / "base")
-    done = prepare_folder(folder, tmp_path / "out", PrepareOptions(method="query-key"))
+    done = prepare_folder(folder, tmp_path / "out", PrepareOptions(method="query-key", values=True))
     assert done.certificate.exact < 1e-10 and done.changed == 2 * 7
     tokens, states = torch.tensor(certificate.draw_tokens(128)), []
     for at in (folder, tmp_path / "out"):
@@ -337,7 +337,8 @@ def test_queries_and_keys_of_bert_keep_its_function(tmp_path: Path) -> None:
 
 
 def test_values_of_llama_and_nothing_in_mamba(tmp_path: Path) -> None:
-    done = prepare_folder(family(tmp_path / "a", "llama"), tmp_path / "b", PrepareOptions(method="query-key"))
+    options = PrepareOptions(method="query-key", values=True)
+    done = prepare_folder(family(tmp_path / "a", "llama"), tmp_path / "b", options)
     assert done.certificate.exact < 1e-11 and done.changed == 2 * 3
     with pytest.raises(UserError, match="nothing in a mamba"):
         prepare_folder(mamba(tmp_path / "m"), tmp_path / "n", PrepareOptions(method="query-key"))

@@ -52,9 +52,8 @@ class PrepareOptions(BaseModel):
         "hadamard",
         description="rotate: the kind of matrix; klt is the calibrated channels' own axes, then Hadamard",
     )
-    heads: bool = Field(
-        True, description="rotate: values of heads and time steps of Mamba too; query-key: values and output too"
-    )
+    heads: bool = Field(True, description="rotate: values of heads and time steps of Mamba too")
+    values: bool = Field(False, description="query-key: values and output of attention too")
     untie: bool = Field(False, description="rotate: store a head of its own where it is the embedding table")
     extra: int = Field(32, ge=1, description="disassemble: channels added to every feed-forward")
     assemble: bool = Field(
@@ -168,7 +167,7 @@ def _changes(
     if options.method == "rotate" and options.rotation != "klt":
         return rotate(network, read, options.rotation, options.heads, options.untie, options.seed), ""
     if options.method == "query-key":
-        return reparametrize(network, read, options.heads, options.seed), ""
+        return reparametrize(network, read, options.values, options.seed), ""
     if options.method == "equalize":
         return equalize(network, read), ""
     if options.data == NO_DATA:
@@ -243,7 +242,9 @@ def _certificate(
     read = _reader(opened)
     stored = {name: tensor for file in layout.files for name, tensor in file.tensors.items()}
     if not list(changes.names()):
-        raise UserError(f"there is nothing in a {opened.spec.model_type} that {method} could change")
+        raise UserError(
+            f"there is nothing in a {opened.spec.model_type} that {method} could change; see docs/prepare.md"
+        )
     tokens = certify.draw_tokens(opened.spec.tensors[network.embed].shape[0], seed)
 
     def head(reader: Read) -> Read:

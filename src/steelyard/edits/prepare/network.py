@@ -100,7 +100,11 @@ class Network(ABC):
             raise UserError(
                 f"preparation knows the model types {known}, not {spec.model_type or 'an unnamed one'!r}"
             )
-        packed = [tensor.name for tensor in spec.tensors.values() if not tensor.is_plain_float]
+        packed = [
+            tensor.name
+            for tensor in spec.tensors.values()
+            if not (tensor.is_plain_float or tensor.role == "buffer")
+        ]
         if packed:
             raise UserError(f"{packed[0]} is not a plain float tensor; prepare the model before it is quantized")
         return kind.read(spec)

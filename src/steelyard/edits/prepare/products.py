@@ -9,7 +9,7 @@ from steelyard.edits.prepare.network import Network, Read
 from steelyard.edits.prepare.rotation import orthogonal
 
 
-def reparametrize(network: Network, read: Read, values: bool = True, seed: int = 0) -> Changes:
+def reparametrize(network: Network, read: Read, values: bool = False, seed: int = 0) -> Changes:
     """Return the changes that give the two maps of each product their best common basis, head by head.
 
     Scores are x W_q^T W_k y: only the product counts, and any invertible M may stand between its factors. So it
