@@ -106,7 +106,7 @@ def test_the_scale_is_the_best_of_those_tried(case: Case) -> None:
 def test_descent_lowers_the_divergence_and_keeps_the_codec(case: Case) -> None:
     folder, _, begun, data = case
     before = divergence(folder, {name: item.rounded.decode() for name, item in begun.items()}, data)
-    outcome = run(case, steps=24, travel=0.5, shares=(0.9,))
+    outcome = run(case, steps=24, travel=0.5, shares=(0.9,), local=0.2)
     assert all(after <= first for first, after in zip(outcome.before, outcome.after, strict=True))
     after = divergence(folder, decoded(outcome.rounded), data)
     assert after < 0.95 * before

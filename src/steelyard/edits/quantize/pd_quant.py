@@ -35,7 +35,7 @@ class PdQuantOptions(BaseModel):
     momentum: float = Field(default=0.9, ge=0, lt=1, description="of the gradients whose signs are followed")
     reach: float = Field(default=0.05, ge=0, lt=1, description="how far the descent may move a scale, as a share")
     local: float = Field(
-        default=0.2, ge=0, description="weight of the block's own relative error beside the divergence"
+        default=3.0, ge=0, description="weight of the block's own relative error beside the divergence"
     )
     prediction: bool = Field(default=True, description="judge by predictions; otherwise by the block's error alone")
     temperature: float = Field(default=1.0, gt=0, description="of both predictions; 7 in the paper's code")
