@@ -76,8 +76,9 @@ def test_rules_of_a_mix_follow_the_layer() -> None:
         ({"format": "gguf", "mix": "Q4"}, "Q4_K_M"),
         ({"type": "Q4_K"}, "format gguf"),
         ({"format": "gguf", "type": "Q4_K", "rounding": "gptq"}, "rounding"),
+        ({"format": "gguf", "type": "Q4_K", "bits": 3}, "leave out bits"),
     ],
 )
-def test_what_does_not_go_together_is_refused(values: dict[str, str], message: str) -> None:
+def test_what_does_not_go_together_is_refused(values: dict[str, str | int], message: str) -> None:
     with pytest.raises(UserError, match=message):
         validate(QuantizeOptions, values)

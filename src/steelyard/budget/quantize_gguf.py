@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from steelyard.budget.quantize import QuantizeOptions
 
 
+_OPTIONS = frozenset(
+    {
+        "format", "type", "mix", "rounding", "rank", "bias_correction", "data", "calibration", "sequences",
+        "sequence_length", "seed", "max_shard_size",
+    }
+)  # fmt: skip
+
+
 def check_options(options: QuantizeOptions) -> None:
     """Refuse options that do not go together.
 
@@ -38,6 +46,11 @@ def check_options(options: QuantizeOptions) -> None:
         raise ValueError(f"no mix {options.mix!r}; available: {', '.join(MIXES)}")
     if options.rounding != "absmax" or options.rank is not None or options.bias_correction:
         raise ValueError("GGUF's blocks have a rounding of their own; leave out rounding, rank and bias correction")
+    unused = sorted(options.model_fields_set - _OPTIONS)
+    if unused:
+        raise ValueError(
+            f"GGUF's types say it all; leave out {', '.join(name.replace('_', '-') for name in unused)}"
+        )
 
 
 def asked(options: QuantizeOptions) -> str:
