@@ -20,6 +20,7 @@ import pytest
 from steelyard import codecs
 from steelyard.budget.candidates import offers
 from steelyard.budget.encoding import rounding_of
+from steelyard.budget.policy_menu import follow
 from steelyard.cli import VERBS
 from steelyard.codecs import Codec, DenseCodec
 from steelyard.edits import registry
@@ -224,3 +225,16 @@ def _holds(codec: Codec, shape: tuple[int, ...]) -> bool:
     except UserError:
         return False
     return True
+
+
+def test_experts_alone_in_eight_bits_where_there_are_experts() -> None:
+    spec = small_spec("jamba")
+    native = FORMATS["steelyard"]
+    menu = follow(offers(spec, native, "good"), spec, native, ["experts-int8"])
+    assert all(len(offer.choices) == 1 for offer in menu)
+    found = {name: codec for offer in menu for name, codec in offer.choices[0] if codec is not None}
+    assert {spec.tensors[name].role for name in found} == {"expert.gate", "expert.up", "expert.down"}
+    assert {codec.label for codec in found.values()} == {"int8 row sym f16"}
+    layers = follow(offers(spec, native, "good"), spec, native, ["glm-int4"])
+    roles = {spec.tensors[n].role for offer in layers for n, codec in offer.choices[0] if codec is not None}
+    assert "router" not in roles and "embed.token" not in roles and "expert.up" in roles

@@ -48,6 +48,11 @@ class Decision:
     codec: Codec | None
     policy: str
 
+    @property
+    def strict(self) -> bool:
+        """Whether what the format cannot hold is an error; policies of models then leave it as it is."""
+        return ":" in self.policy
+
 
 def decisions(spec: ModelSpec, policies: Sequence[str]) -> dict[str, Decision]:
     """Return what policies say, by tensor; tensors they do not speak of are absent.
@@ -60,32 +65,31 @@ def decisions(spec: ModelSpec, policies: Sequence[str]) -> dict[str, Decision]:
         UserError: if one cannot be read, or speaks of nothing in this model.
     """
     found: dict[str, Decision] = {}
-    matrices = {name: spec.tensors[name] for name in spec.quantizable()}
     for policy in policies:
-        said = _said(spec, matrices, policy)
+        said = _said(spec, policy)
         if not said:
-            raise UserError(f"policy {policy!r} speaks of no tensor here; {_what_there_is(matrices)}")
+            raise UserError(f"policy {policy!r} speaks of no tensor here; {_what_there_is(spec.tensors)}")
         found.update({name: Decision(codec, policy) for name, codec in said.items()})
     return found
 
 
-def _said(spec: ModelSpec, matrices: Mapping[str, TensorSpec], policy: str) -> dict[str, Codec | None]:
-    rows = scale_dtype(spec)
+def _said(spec: ModelSpec, policy: str) -> dict[str, Codec | None]:
+    rows, encoded, tensors = scale_dtype(spec), set(spec.quantizable()), spec.tensors
     if policy == EXPERTS_INT8:
-        return _only(matrices, _is_expert, IntegerCodec(8, None, True, rows))
+        return _only(tensors, lambda t: t.name in encoded and _is_expert(t), IntegerCodec(8, None, True, rows))
     if policy == GLM_INT4:
         return _only(
-            matrices,
-            lambda tensor: tensor.kind == "linear" and tensor.layer is not None,
+            tensors,
+            lambda t: t.name in encoded and t.kind == "linear" and t.layer is not None,
             IntegerCodec(4, None, True, rows),
         )
     if match := _COUNTED.fullmatch(policy):
-        layers = sorted({tensor.layer for tensor in matrices.values() if tensor.layer is not None})
+        layers = sorted({tensor.layer for tensor in tensors.values() if tensor.layer is not None})
         count = int(match.group(2))
         if not layers or not 1 <= count <= len(layers):
             raise UserError(f"policy {policy!r}: the model has {len(layers)} layers")
         chosen = set(layers[:count] if match.group(1) == "first" else layers[-count:])
-        return {name: None for name, tensor in matrices.items() if tensor.layer in chosen}
+        return {name: None for name, tensor in tensors.items() if tensor.layer in chosen}
     role, colon, codec = policy.partition(":")
     kept = role.removeprefix("keep=") if role.startswith("keep=") and not colon else None
     if kept is None and not colon:
@@ -95,7 +99,11 @@ def _said(spec: ModelSpec, matrices: Mapping[str, TensorSpec], policy: str) -> d
         )
     what = None if kept is not None else _codec(codec, rows)
     wanted = kept if kept is not None else role
-    return {n: what for n, tensor in matrices.items() if fnmatch.fnmatchcase(tensor.role or "", wanted)}
+    return {
+        name: what
+        for name, tensor in tensors.items()
+        if fnmatch.fnmatchcase(tensor.role or "", wanted) and (what is None or name in encoded)
+    }
 
 
 def _is_expert(tensor: TensorSpec) -> bool:
@@ -105,11 +113,11 @@ def _is_expert(tensor: TensorSpec) -> bool:
 
 
 def _only(
-    matrices: Mapping[str, TensorSpec], wanted: Callable[[TensorSpec], bool], codec: Codec
+    tensors: Mapping[str, TensorSpec], wanted: Callable[[TensorSpec], bool], codec: Codec
 ) -> dict[str, Codec | None]:
     """Return a codec for what is wanted and "as stored" for the rest; nothing if nothing is wanted."""
-    chosen = {name for name, tensor in matrices.items() if wanted(tensor)}
-    return {name: codec if name in chosen else None for name in matrices} if chosen else {}
+    chosen = {name for name, tensor in tensors.items() if wanted(tensor)}
+    return {name: codec if name in chosen else None for name in tensors} if chosen else {}
 
 
 def _codec(text: str, rows: str) -> Codec:
@@ -118,6 +126,6 @@ def _codec(text: str, rows: str) -> Codec:
     return named(text, rows)
 
 
-def _what_there_is(matrices: Mapping[str, TensorSpec]) -> str:
-    roles = sorted({tensor.role for tensor in matrices.values() if tensor.role})
+def _what_there_is(tensors: Mapping[str, TensorSpec]) -> str:
+    roles = sorted({tensor.role for tensor in tensors.values() if tensor.role})
     return f"roles: {', '.join(roles) or 'none known'}"

@@ -43,6 +43,8 @@ def _followed(offer: Offer, spec: ModelSpec, format: Format, said: dict[str, Dec
         return replace(offer, choices=offer.choices[:1])
     for name in names:
         if not format.supports(spec, name, codec) or (name in spec.ties.values() and not format.packs_tied):
+            if not spoken[0].strict:
+                return replace(offer, choices=offer.choices[:1])
             raise UserError(
                 f"{format.name} cannot hold {name} as {codec.label}, which policy {spoken[0].policy!r} asks for; "
                 "use --format steelyard"

@@ -200,9 +200,11 @@ def plan_quantize(opened: OpenModel, options: QuantizeOptions) -> tuple[Plan, tu
         if name in said:
             chosen = said[name].codec
             if chosen is not None and not _takes(opened.spec, format, name, chosen):
-                raise UserError(
-                    f"{format.name} cannot hold {name} as {chosen.label}, which {said[name].policy} asks"
-                )
+                if said[name].strict:
+                    raise UserError(
+                        f"{format.name} cannot hold {name} as {chosen.label}, which {said[name].policy} asks for"
+                    )
+                chosen = None
         elif name in matrices:
             chosen = _codec_for(opened, format, name, codec, options.embeddings)
         if name in matrices and chosen is None:
