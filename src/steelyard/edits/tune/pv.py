@@ -26,7 +26,7 @@ class PvOptions(BaseModel):
         default="gain", description="units that may change: those that gain most, or those furthest from their aim"
     )
     travel: float = Field(
-        default=1.0, gt=0, description="way of the weights behind the codes in a run, as a share of their norm"
+        default=0.5, gt=0, description="way of the weights behind the codes in a run, as a share of their norm"
     )
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of the gradients behind changes of codes")
     memory: float = Field(

@@ -15,7 +15,7 @@ class StraightThroughOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     travel: float = Field(
-        default=1.0, gt=0, description="way of the float weights in a run, as a share of their norm"
+        default=0.5, gt=0, description="way of the float weights in a run, as a share of their norm"
     )
     momentum: float = Field(default=0.0, ge=0, lt=1, description="of the gradients behind changes of codes")
 
