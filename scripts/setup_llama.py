@@ -52,7 +52,7 @@ def main() -> None:
     ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        wanted = ["--no-deps", "--no-binary", ":all:", "--dest", folder, PACKAGE]
+        wanted = ["--no-deps", "--no-binary", "llama-cpp-python", "--dest", folder, PACKAGE]
         subprocess.run([*pip, "download", *wanted], check=True)
         (archive,) = work.glob("*.tar.gz")
         with tarfile.open(archive) as packed:
