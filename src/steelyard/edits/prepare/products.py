@@ -15,8 +15,8 @@ def reparametrize(network: Network, read: Read, values: bool = False, seed: int 
     Scores are x W_q^T W_k y: only the product counts, and any invertible M may stand between its factors. So it
     is with values and the output of attention. Rounding adds to row i of a factor an error proportional to its
     length, which the other factor's row i carries on; together sum_i |a_i|^2 |b_i|^2. This is least, (sum of
-    singular values of the product)^2 / n, where the factors are U S^(1/2) H and V S^(1/2) H with U S V^T the product
-    and H a Hadamard matrix: all rows of one length.
+    singular values of the product)^2 / n, where the factors are U S^(1/2) H and V S^(1/2) H with U S V^T the
+    product and H a Hadamard matrix: all rows of one length.
 
     Args:
         network: of the model. Queries and keys are left alone where rotary positions stand between them.
