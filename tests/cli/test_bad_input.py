@@ -214,7 +214,8 @@ def test_a_budget_below_the_minimum(refused, steelyard, model: Path, tmp_path: P
     options = ("--format", format)
     line = refused(("fit", "--data", "none", "--size", "9000"), model, *options)
     assert "9,000 bytes is too small" in line
-    # The size it names is the smallest that works: one byte less does not.
+    # The size it names works, and is refused with one byte less. What entropy-coded tensors take is known only once
+    # they are coded, so where they are on offer the result may come out a little smaller than that.
     smallest = int(line.split("smallest feasible size is ")[1].split(" bytes")[0].replace(",", ""))
     tensor = line.split("set by ")[1].split(" at ")[0]
     assert tensor.startswith("model.") or tensor == "lm_head.weight"
@@ -222,7 +223,8 @@ def test_a_budget_below_the_minimum(refused, steelyard, model: Path, tmp_path: P
     out = tmp_path / "out"
     ended = steelyard("fit", model, "--data", "none", "--size", smallest, *options, "--out", out, "--json")
     assert ended.code == 0, ended.err
-    assert (out / "model.safetensors").stat().st_size == smallest
+    written = (out / "model.safetensors").stat().st_size
+    assert written == smallest or (format in ("auto", "steelyard") and 0.99 * smallest < written < smallest)
 
 
 @BOTH

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from steelyard.budget.bias import BIAS_CORRECTION, correctable, weight_of
 from steelyard.budget.candidates import AS_STORED
@@ -81,6 +81,15 @@ class QuantizeOptions(BaseModel):
     sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
     seed: int = Field(0, description="seed of everything drawn")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
+
+    @field_validator("rounding")
+    @classmethod
+    def _known(cls, rounding: str) -> str:
+        """Refuse what is a method of no codec, so that the option itself is named; the rest needs the codec."""
+        known = ("absmax", *registry.methods(), PD_QUANT)
+        if rounding not in known:
+            raise ValueError(f"there is no such rounding; available: {', '.join(known)}")
+        return rounding
 
     @model_validator(mode="after")
     def _consistent(self) -> QuantizeOptions:
