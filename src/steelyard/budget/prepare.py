@@ -204,8 +204,7 @@ def _calibrated(
         moments = calibration.second_moment if options.assemble else None
         return disassemble(network, read, ranges, options.extra, moments)
     if options.method == "smooth":
-        known = lambda name: ranges(name) if name in calibration else None  # noqa: E731
-        return smooth(network, read, known, options.alpha)
+        return smooth(network, read, lambda n: ranges(n) if n in calibration else None, options.alpha)
     knowledge = KnowledgeBase(calibration, opened.spec.ties)
     codec = IntegerCodec(options.bits, options.group_size, options.symmetric, "F32")
     return activation_aware(network, read, lambda name: knowledge.of(name).statistics, codec)
