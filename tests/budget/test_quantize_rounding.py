@@ -36,7 +36,7 @@ def test_every_method_for_plain_integers_is_on_offer() -> None:
     [
         ({"rounding": "hqq", "data": "text.txt"}, "hqq uses no data"),
         ({"rank": 4, "format": "compressed-tensors"}, "no place for a low-rank correction"),
-        ({"rounding": "gtpq"}, "not rounded by 'gtpq'; available: .*gptq"),
+        ({"rounding": "gtpq"}, "no rounding 'gtpq'; available: .*gptq"),
         ({"codec": "nf4", "rounding": "gptq"}, "nf4 b64 is not rounded by 'gptq'"),
         ({"codec": "nf4", "bits": 3}, "bits is for integers"),
         ({"codec": "nf44"}, "did you mean nf4"),

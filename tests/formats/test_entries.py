@@ -147,7 +147,7 @@ def quantization_of(config: Any) -> Any:
             lambda c: weights_of(c).update(num_bits=3),
             r"has shape \[96, 8\], but \[96, 64\] at 3 bits takes \[96, 6\]",
         ),
-        (lambda c: weights_of(c).update(num_bits=11), "integer codes have 2 to 8 bits"),
+        (lambda c: weights_of(c).update(num_bits=11), "integer codes have 1 to 8 bits, not 11"),
         (lambda c: weights_of(c).update(group_size=7), "group_size is 16 to 256"),
     ],
 )

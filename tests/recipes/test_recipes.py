@@ -51,7 +51,7 @@ WRONG = [
     (
         START + "  - quantize:\n      bits: 4\n      group_size: 64\n      rounding: magic\n",
         7,
-        ["no such rounding; available: absmax,", "gptq"],
+        ["no rounding 'magic'; available: absmax,", "gptq"],
     ),
     (START + "  - quantize:\n      symmetric: true\n      bits: 9\n", 6, ["bits", "less than or equal to 8", "9"]),
     (START + "  - quantize: {bits: four}\n", 4, ["bits", "integer", "'four'"]),

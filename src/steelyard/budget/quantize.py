@@ -88,7 +88,7 @@ class QuantizeOptions(BaseModel):
         """Refuse what is a method of no codec, so that the option itself is named; the rest needs the codec."""
         known = ("absmax", *registry.methods(), PD_QUANT)
         if rounding not in known:
-            raise ValueError(f"there is no such rounding; available: {', '.join(known)}")
+            raise ValueError(f"there is no rounding {rounding!r}; available: {', '.join(known)}")
         return rounding
 
     @model_validator(mode="after")
