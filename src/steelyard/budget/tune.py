@@ -97,7 +97,7 @@ def tune_folder(
         VerificationError: if what was written is not what was trained; the folder does not take its name.
     """
     method = registry.get(options.method)
-    settings = method.build(options.settings)
+    settings = method.settings(options.settings)
     with open_model(options.teacher or model) as teacher:
         path = check_output(out, teacher.checkpoint.folder, resume)
         work = Workspace(path, {"model": _identity(model, teacher), **options.model_dump(mode="json")}, resume)
