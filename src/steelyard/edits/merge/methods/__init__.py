@@ -1,0 +1,1 @@
+"""The merge methods: each is one file with one decorated function."""
