@@ -13,7 +13,7 @@ from steelyard.codecs.any_precision import AnyPrecisionCodec
 from steelyard.codecs.base import Codec, Parts, check_parts, from_dict, names
 from steelyard.codecs.blobs import blob, split
 from steelyard.codecs.blockwise import BlockwiseCodec
-from steelyard.codecs.by_rows import chunks, relative_error, slice_parts
+from steelyard.codecs.by_rows import RowCodec, chunks, relative_error, slice_parts
 from steelyard.codecs.codebook import CodebookCodec
 from steelyard.codecs.dense import DenseCodec
 from steelyard.codecs.entropy import EntropyCodec
@@ -60,6 +60,7 @@ __all__ = [
     "PermutedCodec",
     "PowerCodec",
     "RotatedCodec",
+    "RowCodec",
     "SignChainCodec",
     "SumCodec",
     "TernaryCodec",

@@ -9,7 +9,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.by_rows import chunks, encode_by_rows
+from steelyard.codecs.by_rows import RowCodec, chunks
 from steelyard.codecs.nested import NestedCodec
 from steelyard.codecs.rows import cast, require_finite
 from steelyard.errors import UserError
@@ -19,7 +19,7 @@ _DTYPES = ("F16", "BF16", "F32")
 
 
 @dataclass(frozen=True)
-class AnyPrecisionCodec(NestedCodec):
+class AnyPrecisionCodec(RowCodec, NestedCodec):
     """w = table_b[code >> (bits - b)], for any b from `seed_bits` to `bits`: a code of few bits begins one of many.
 
     Attributes:
@@ -104,15 +104,8 @@ class AnyPrecisionCodec(NestedCodec):
                 found[f"table{width}"] = (self.dtype, (self.tables(out), 1 << width))
         return found
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Cluster every row, or group of rows, with all weights alike."""
-        matrix(self, weight.shape)
-        return self.cluster(weight, None, name) if self.rows is None else encode_by_rows(self, weight, name)
-
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Cluster some whole groups of rows."""
-        if self.rows is None:
-            raise NotImplementedError(f"{self.label} cannot be encoded by rows")
+        """Cluster every group of rows with all weights alike."""
         return self.cluster(rows, None, name, first_row)
 
     def cluster(

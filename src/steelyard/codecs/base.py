@@ -68,19 +68,6 @@ class Codec(ABC):
     def decode(self, parts: Mapping[str, np.ndarray], shape: Shape) -> np.ndarray:
         """Return the float32 tensor of `shape` that `parts` stand for."""
 
-    @property
-    def row_quantum(self) -> int | None:
-        """Rows may be encoded apart in chunks of a multiple of this many; None where rows depend on each other."""
-        return None
-
-    def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Encode some rows on the calling thread; `first_row`, a multiple of `row_quantum`, is for errors."""
-        raise NotImplementedError(f"{self.label} cannot be encoded by rows")
-
-    def part_row(self, part: str, row: int) -> int:
-        """Return the row of `part` at which rows of the weight from `row`, a multiple of `row_quantum`, begin."""
-        return row
-
     def residual(self, rows: np.ndarray, parts: Mapping[str, np.ndarray]) -> tuple[float, float]:
         """Return the sums of squares of (decoded - rows) and of rows, in float64."""
         wide = rows.astype(np.float32)

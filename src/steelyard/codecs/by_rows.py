@@ -1,23 +1,69 @@
-"""Work on a whole tensor, done by chunks of rows in threads."""
+"""Codecs that encode rows apart, and work on a whole tensor done by chunks of rows in threads."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from steelyard.codecs.base import Codec, Parts, numpy_type
+from steelyard.codecs.base import Codec, Parts, Shape, numpy_type
 from steelyard.parallel import map_threads
 
 # Elements that one thread works on at a time: 2 MB of bfloat16 and what becomes of them stay in the cache.
 _CHUNK = 1 << 20
 
 
-def chunks(codec: Codec, shape: tuple[int, ...]) -> list[tuple[int, int]]:
+@dataclass(frozen=True)
+class RowCodec(Codec):
+    """A codec under which rows, or blocks of rows, are stored without regard to the others."""
+
+    @property
+    @abstractmethod
+    def row_quantum(self) -> int | None:
+        """Rows of a block; None where a tensor's rows are one block, however many they are."""
+
+    @abstractmethod
+    def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
+        """Encode whole blocks of rows on the calling thread; the last block of a tensor may be shorter.
+
+        Args:
+            rows: float32, bfloat16 or float16.
+            name: what errors call the tensor.
+            first_row: of `rows` in the whole tensor, for errors.
+
+        Raises:
+            UserError: if a value is NaN, infinite or beyond what the codec can hold.
+        """
+
+    def part_row(self, part: str, row: int) -> int:
+        """Return the row of `part` at which rows of the weight from `row`, the first of a block, begin."""
+        return row
+
+    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
+        """Encode a tensor in threads, with no more scratch than the chunks at work; see `encode_rows`."""
+        targets = self.parts(weight.shape)
+        ranges = chunks(self, weight.shape)
+        if len(ranges) == 1:
+            return self.encode_rows(weight, name)
+        parts = {key: np.empty(shape, numpy_type(dtype)) for key, (dtype, shape) in targets.items()}
+
+        def run(bounds: tuple[int, int]) -> None:
+            start, stop = bounds
+            encoded = self.encode_rows(weight[start:stop], name, start)
+            for key, target in slice_parts(self, parts, start, stop).items():
+                target[...] = encoded[key]
+
+        map_threads(run, ranges)
+        return parts
+
+
+def chunks(codec: Codec, shape: Shape) -> list[tuple[int, int]]:
     """Return (first row, end) of chunks that `codec` can encode apart; one chunk where it cannot."""
     rows = shape[0] if shape else 1
-    quantum = codec.row_quantum
+    quantum = codec.row_quantum if isinstance(codec, RowCodec) else None
     if quantum is None or len(shape) < 2:
         return [(0, rows)]
     step = max(1, _CHUNK // (max(1, math.prod(shape[1:])) * quantum)) * quantum
@@ -26,28 +72,13 @@ def chunks(codec: Codec, shape: tuple[int, ...]) -> list[tuple[int, int]]:
 
 def slice_parts(codec: Codec, parts: Mapping[str, np.ndarray], start: int, stop: int) -> Parts:
     """Return views of what `parts` hold of the rows [start, stop), one of the ranges from `chunks`."""
-    quantum = codec.row_quantum or 1
+    if not isinstance(codec, RowCodec) or codec.row_quantum is None:
+        return dict(parts)
+    quantum = codec.row_quantum
     return {
         key: array[codec.part_row(key, start) : codec.part_row(key, stop) if stop % quantum == 0 else None]
         for key, array in parts.items()
     }
-
-
-def encode_by_rows(codec: Codec, weight: np.ndarray, name: str) -> Parts:
-    """Encode a tensor by `codec.encode_rows` in threads, with no more scratch than the chunks at work."""
-    ranges = chunks(codec, weight.shape)
-    if len(ranges) == 1:
-        return codec.encode_rows(weight, name)
-    parts = {key: np.empty(shape, numpy_type(dtype)) for key, (dtype, shape) in codec.parts(weight.shape).items()}
-
-    def run(bounds: tuple[int, int]) -> None:
-        start, stop = bounds
-        encoded = codec.encode_rows(weight[start:stop], name, start)
-        for key, target in slice_parts(codec, parts, start, stop).items():
-            target[...] = encoded[key]
-
-    map_threads(run, ranges)
-    return parts
 
 
 def relative_error(codec: Codec, weight: np.ndarray, parts: Mapping[str, np.ndarray]) -> float:

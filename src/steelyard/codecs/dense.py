@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.by_rows import encode_by_rows
+from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.rows import cast, require_finite
 from steelyard.errors import UserError
 
@@ -19,7 +19,7 @@ _F8_SMALLEST_SCALE = np.float32(2.0**-126)
 
 
 @dataclass(frozen=True)
-class DenseCodec(Codec):
+class DenseCodec(RowCodec):
     """Every element as a float of `dtype`, rounded half to even.
 
     Attributes:
@@ -55,12 +55,8 @@ class DenseCodec(Codec):
             found["weight_scale"] = ("F32", (out, 1))
         return found
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Cast, or scale and cast."""
-        return encode_by_rows(self, weight, name)
-
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Cast some rows.
+        """Cast, or scale and cast.
 
         Raises:
             UserError: if a value is NaN or infinite, or lies beyond the type.

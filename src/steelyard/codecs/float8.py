@@ -9,9 +9,9 @@ from typing import ClassVar
 import ml_dtypes
 import numpy as np
 
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
 from steelyard.codecs.blocks import block_absmax, block_counts, block_label, check_block, spread
-from steelyard.codecs.by_rows import encode_by_rows
+from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 
@@ -20,7 +20,7 @@ _SCALES = ("F32", "BF16", "F16", "F8_E8M0")
 
 
 @dataclass(frozen=True)
-class Float8Codec(Codec):
+class Float8Codec(RowCodec):
     """w = weight * scale, weight an 8-bit float, one scale for each block.
 
     Attributes:
@@ -71,20 +71,8 @@ class Float8Codec(Codec):
         scales = block_counts((out, columns), self.rows, self.columns)
         return {"weight": (self.dtype, (out, columns)), "weight_scale": (self.scale_dtype, scales)}
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Scale each block so that its largest magnitude is the type's, and round half to even."""
-        matrix(self, weight.shape)
-        if self.rows is None:
-            return self._encode(weight, name, 0)
-        return encode_by_rows(self, weight, name)
-
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Encode some whole blocks of rows."""
-        if self.rows is None:
-            raise NotImplementedError(f"{self.label} cannot be encoded by rows")
-        return self._encode(rows, name, first_row)
-
-    def _encode(self, rows: np.ndarray, name: str, first_row: int) -> Parts:
+        """Scale each block so that its largest magnitude is the type's, and round half to even."""
         matrix(self, rows.shape)
         require_finite(name, rows, first_row)
         wide = rows.astype(np.float32)

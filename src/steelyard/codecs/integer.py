@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from steelyard.codecs import rows as native
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.by_rows import chunks, encode_by_rows
+from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.by_rows import RowCodec, chunks
 from steelyard.errors import UserError
 from steelyard.parallel import map_threads
 
 
 @dataclass(frozen=True)
-class IntegerCodec(Codec):
+class IntegerCodec(RowCodec):
     """w = (code - zero) * scale with one scale, and one zero point if asymmetric, for each group of a row.
 
     Attributes:
@@ -106,17 +106,12 @@ class IntegerCodec(Codec):
             found["weight_zero_point"] = (self.scale_dtype, (out, groups))
         return found
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Round to nearest under scales from the extremes of each group, on all processors.
+    def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
+        """Round to nearest under scales from the extremes of each group, in one pass and without float copies.
 
         With 1 bit the levels are plus and minus the mean magnitude, which loses the least squares; if asymmetric,
         the means of what lies above and below the group's mean.
         """
-        matrix(self, weight.shape)
-        return encode_by_rows(self, weight, name)
-
-    def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Encode rows on the calling thread, in one pass and without float copies of them."""
         from steelyard.codecs import _kernels
 
         out, columns = matrix(self, rows.shape)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from steelyard.codecs import tables
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
-from steelyard.codecs.by_rows import encode_by_rows
+from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 
@@ -20,7 +20,7 @@ _BIAS = 127
 
 
 @dataclass(frozen=True)
-class MicroscalingCodec(Codec):
+class MicroscalingCodec(RowCodec):
     """w = element * 2**(scale - 127), one scale for each group of a row.
 
     Attributes:
@@ -65,13 +65,8 @@ class MicroscalingCodec(Codec):
             return {"weight_packed": ("U8", (out, -(-columns // 2))), "weight_scale": scales}
         return {"weight": (self.element, (out, columns)), "weight_scale": scales}
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Take the power of two that loses less, and the nearest elements under it."""
-        matrix(self, weight.shape)
-        return encode_by_rows(self, weight, name)
-
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Encode some rows."""
+        """Take the power of two that loses less, and the nearest elements under it."""
         require_finite(name, rows, first_row)
         wide = rows.astype(np.float32)
         out, columns = wide.shape

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 import ml_dtypes
 import numpy as np
 
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
 from steelyard.codecs.blocks import block_counts, block_label, check_block, spread
-from steelyard.codecs.by_rows import encode_by_rows
+from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 
@@ -20,7 +20,7 @@ _PLACES = np.array([1, 3, 9, 27, 81], np.uint8)
 
 
 @dataclass(frozen=True)
-class TernaryCodec(Codec):
+class TernaryCodec(RowCodec):
     """w = trit * scale with trits of -1, 0 and 1, one scale for each block: 1.6 bits and the scales.
 
     Attributes:
@@ -66,20 +66,8 @@ class TernaryCodec(Codec):
         scales = block_counts((out, columns), self.rows, self.columns)
         return {"weight_packed": ("U8", (out, -(-columns // 5))), "weight_scale": (self.scale_dtype, scales)}
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Take the scale and the trits that lose the least squares."""
-        matrix(self, weight.shape)
-        if self.rows is None:
-            return self._encode(weight, name, 0)
-        return encode_by_rows(self, weight, name)
-
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Encode some whole blocks of rows."""
-        if self.rows is None:
-            raise NotImplementedError(f"{self.label} cannot be encoded by rows")
-        return self._encode(rows, name, first_row)
-
-    def _encode(self, rows: np.ndarray, name: str, first_row: int) -> Parts:
+        """Take the scale and the trits of each block that lose the least squares."""
         out, columns = matrix(self, rows.shape)
         require_finite(name, rows, first_row)
         wide = rows.astype(np.float32)

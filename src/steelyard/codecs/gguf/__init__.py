@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix
-from steelyard.codecs.by_rows import encode_by_rows
+from steelyard.codecs.base import Parts, Shape, check_parts, matrix
+from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.gguf.layouts import Fields, pack, unpack
 from steelyard.codecs.gguf.types import LEVELS, NUMBERS, TYPES
 from steelyard.codecs.rows import require_finite
@@ -24,7 +24,7 @@ _LEAST_IMPORTANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class GgufCodec(Codec):
+class GgufCodec(RowCodec):
     """Blocks of one of GGUF's types along each row.
 
     Attributes:
@@ -62,13 +62,8 @@ class GgufCodec(Codec):
         out, columns = matrix(self, shape)
         return {"blocks": ("U8", (out, -(-columns // self.block) * TYPES[NUMBERS[self.kind]].nbytes))}
 
-    def encode(self, weight: np.ndarray, name: str = "weight") -> Parts:
-        """Search the blocks of least squared error, on all processors."""
-        matrix(self, weight.shape)
-        return encode_by_rows(self, weight, name)
-
     def encode_rows(self, rows: np.ndarray, name: str = "weight", first_row: int = 0) -> Parts:
-        """Search the blocks of some rows on the calling thread."""
+        """Search the blocks of least squared error."""
         require_finite(name, rows, first_row)
         return self.from_fields(self.search(rows, name=name))
 
