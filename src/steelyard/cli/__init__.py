@@ -24,6 +24,7 @@ VERBS = {
     "convert": "The same quantized weights in another format.",
     "nest": "Every size of a model in one file, to load, grow and shed.",
     "shed": "The beginning of a nested folder that fits a size.",
+    "align": "A model's units in the order of another's, proved in float64.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
     "outliers": "Which channels of weights and inputs make a model hard to round.",
     "run": "Carry out a recipe.",

@@ -1,0 +1,1 @@
+"""Alignment of networks that were trained apart: orders, soft maps, barriers, and merges that use them."""
