@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from steelyard.edits.tune._oscillation import Oscillation
 from steelyard.edits.tune.trainable import Group, Moment, Start
 
 
-class OnGrid:
+class OnGrid(ABC):
     """A matrix on a grid; says what is stored of it and watches its codes.
 
     Args:
@@ -35,9 +36,9 @@ class OnGrid:
         self.step_size = float(scale.abs().mean())
         self.oscillation = Oscillation(codes)
 
+    @abstractmethod
     def placed(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return the float weights, the scales and the zero points as they now stand, without gradients."""
-        raise NotImplementedError
 
     def codes(self) -> Tensor:
         """Return the codes as they now stand."""
@@ -45,9 +46,11 @@ class OnGrid:
 
     def begin(self, moment: Moment) -> None:
         """Nothing to do."""
+        return
 
     def before_update(self, moment: Moment) -> None:
         """Nothing to do."""
+        return
 
     def after_update(self, moment: Moment) -> None:
         """Watch the codes."""
@@ -81,9 +84,9 @@ class LearnedSteps(OnGrid):
         super().__init__(start)
         self.scale = self.scale.clone().requires_grad_()
 
+    @abstractmethod
     def latent(self) -> Tensor:
         """Return the float weight, differentiable, [rows, groups, size]."""
-        raise NotImplementedError
 
     def weight(self) -> Tensor:
         """Return the matrix on the grid of the steps as they are stored."""

@@ -35,15 +35,7 @@ TORCH_TYPES = {
     "U8": torch.uint8,
 }
 
-_DECODED = (
-    AnyPrecisionCodec,
-    CodebookCodec,
-    DenseCodec,
-    IntegerCodec,
-    LowRankCodec,
-    SignChainCodec,
-    SumCodec,
-)
+_DECODED = (AnyPrecisionCodec, CodebookCodec, DenseCodec, IntegerCodec, LowRankCodec, SignChainCodec)
 
 # Elements unpacked at a time, which bounds the 64-bit scratch of an unpacking.
 _CHUNK = 1 << 22
@@ -73,9 +65,7 @@ class PackedMatrix:
             blob: uint8 [nbytes] on any device.
             rows: int64 [n] of rows to decode, on the blob's device; all of them if absent.
         """
-        codec = self.codec.base if isinstance(self.codec, OutlierCodec | RotatedCodec) else self.codec
-        plain = isinstance(codec, _DECODED)
-        if not plain or (rows is None and blob.device.type == "cpu"):
+        if not _has_decoder(self.codec) or (rows is None and blob.device.type == "cpu"):
             # What torch has no decoder for is decoded whole, by the codec itself.
             parts = split(blob.detach().cpu().numpy(), self.codec, self.shape)
             if rows is not None and isinstance(self.codec, EntropyCodec):
@@ -115,6 +105,15 @@ class PackedMatrix:
         if isinstance(self.codec, LowRankCodec):
             return None
         return PackedMatrix(self.codec.base, self.shape) if isinstance(self.codec, SumCodec) else self
+
+
+def _has_decoder(codec: Codec) -> bool:
+    """Tell whether torch decodes a codec and all that it is made of."""
+    if isinstance(codec, OutlierCodec | RotatedCodec):
+        return _has_decoder(codec.base)
+    if isinstance(codec, SumCodec):
+        return _has_decoder(codec.base) and _has_decoder(codec.correction)
+    return isinstance(codec, _DECODED)
 
 
 def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows: Tensor | None) -> Tensor:
@@ -162,9 +161,8 @@ def _decode(codec: Codec, parts: dict[str, Tensor], shape: tuple[int, int], rows
         step = max(1, _CHUNK // shape[1])
         chunks = (rows[start : start + step] for start in range(0, max(1, len(rows)), step))
         return torch.cat([_integers(codec, parts, shape[1], chunk) for chunk in chunks])
-    if isinstance(codec, AnyPrecisionCodec | SignChainCodec):
-        return _nested(codec, parts, shape, rows)
-    raise NotImplementedError(f"no torch decoder for {codec.label}")
+    assert isinstance(codec, AnyPrecisionCodec | SignChainCodec), f"{codec.label} is for its own decoder"
+    return _nested(codec, parts, shape, rows)
 
 
 def _nested(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ from steelyard.weights.layout import StoredTensor
 Key = TypeVar("Key", bound=Hashable)
 
 
-class LinearFormat:
+class LinearFormat(ABC):
     """A format that encodes linear maps, [out, in] in the model, and writes everything else as plain numbers."""
 
     name = ""
@@ -42,16 +43,17 @@ class LinearFormat:
         head = name in spec.ties and len(tensor.shape) == 2
         return (linear or head) and name.endswith(".weight") and self.holds(spec, codec, tensor.matrix_shape)
 
+    @abstractmethod
     def holds(self, spec: ModelSpec, codec: Codec, shape: tuple[int, int]) -> bool:
         """Tell whether a matrix of that shape fits the layout."""
-        raise NotImplementedError
 
+    @abstractmethod
     def layout(
         self, spec: ModelSpec, codec: Codec, shape: tuple[int, int]
     ) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return type and shape of what is stored beside each other, by the end of its name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arrays(
         self, spec: ModelSpec, codec: Codec, parts: Mapping[str, np.ndarray], shape: tuple[int, int], where: str
     ) -> dict[str, np.ndarray]:
@@ -60,8 +62,8 @@ class LinearFormat:
         Raises:
             UserError: if a value has no place in the layout.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def quantization(self, spec: ModelSpec, codecs: Mapping[str, Codec], plain: list[str]) -> dict[str, Any]:
         """Return the content of quantization_config.
 
@@ -73,7 +75,6 @@ class LinearFormat:
         Raises:
             UserError: if the format cannot declare these codecs together.
         """
-        raise NotImplementedError
 
     def stored(self, spec: ModelSpec, name: str, codec: Codec) -> list[StoredTensor]:
         """Return what is written for a tensor."""
