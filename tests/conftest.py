@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from command_line import steelyard
 from tiny_llama import write_tiny
+
+__all__ = ["steelyard"]
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+from command_line import Steelyard
 
 pytest.importorskip("torch", reason="the pages calibrate and measure")
 
@@ -33,6 +36,8 @@ NOT_RUN = {
 }
 _NEVER = ("make ", "git clone ", "pip install ", "cd ")
 _SHELL = ("steelyard ", *_NEVER)
+# What only a shell understands; a command without it is one of ours, and runs within the test's own process.
+_SYNTAX = re.compile(r"^(?!steelyard )|[|&;<>$`*]")
 _COMMENT = re.compile(r"(^|\s+)# .*")
 _FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 _TITLE = re.compile(r'title="([^"]+)"')
@@ -89,7 +94,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steelyard: Steelyard) -> None:
     monkeypatch.chdir(tmp_path)
     scripts = sysconfig.get_path("scripts")
     environment = {**os.environ, "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}"}
@@ -100,6 +105,9 @@ def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         elif block.language == "python":
             exec(compile(block.text, f"{page.name}, python block", "exec"), names)
         for command in block.commands() if block.language == "sh" else []:
-            if runs(block, command):
+            if runs(block, command) and _SYNTAX.search(command):
                 ran = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True)
                 assert ran.returncode == 0, f"{page.name}: {command}\n{ran.stderr}{ran.stdout}"
+            elif runs(block, command):
+                ended = steelyard(*shlex.split(command)[1:])
+                assert ended.code == 0, f"{page.name}: {command}\n{ended.err}{ended.out}"

@@ -1,4 +1,4 @@
-"""The command line as users meet it: `main` with its arguments, and what it leaves behind."""
+"""The command line as users meet it: `main` with its arguments, without a new process for each."""
 
 from __future__ import annotations
 
