@@ -25,6 +25,7 @@ VERBS = {
     "nest": "Every size of a model in one file, to load, grow and shed.",
     "shed": "The beginning of a nested folder that fits a size.",
     "align": "A model's units in the order of another's, proved in float64.",
+    "barrier": "The loss along a path between models.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
     "outliers": "Which channels of weights and inputs make a model hard to round.",
     "run": "Carry out a recipe.",
