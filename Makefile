@@ -21,7 +21,7 @@ $(VENV)/.ready: requirements/lock.txt pyproject.toml
 
 demo: setup
 	@rm -rf demo-output
-	@$(BIN)/steelyard fit reference --ratio 0.25 --curve 2.5,3,3.5,4,5,6,8 --verify load --out demo-output
+	@$(BIN)/steelyard fit reference --ratio 0.25 --curve 2.5,3,4,6,8 --verify load --out demo-output
 
 test: setup check
 	@$(BIN)/python -m pytest -n 2 --dist loadfile
