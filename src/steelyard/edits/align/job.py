@@ -12,7 +12,7 @@ import numpy as np
 import steelyard
 from steelyard.edits.align.diagnostics import Direction, directions
 from steelyard.edits.align.forward import in_order, run
-from steelyard.edits.align.maps import Maps, identity, mapped
+from steelyard.edits.align.maps import Maps, distance, identity, mapped
 from steelyard.edits.align.opened import Two, open_two
 from steelyard.edits.align.options import AlignOptions
 from steelyard.edits.align.weights import Matched, match_weights
@@ -105,9 +105,21 @@ def align_folder(
 
 
 def _match(two: Two, options: AlignOptions, progress: Progress) -> Matched:
-    return match_weights(
-        two.symmetry, two.read_first, two.read_second, sweeps=options.sweeps, seed=options.seed, progress=progress
-    )
+    if options.method == "weights":
+        return match_weights(
+            two.symmetry,
+            two.read_first,
+            two.read_second,
+            sweeps=options.sweeps,
+            seed=options.seed,
+            progress=progress,
+        )
+    from steelyard.edits.align.activations import match_activations
+
+    maps = match_activations(two, options, progress)
+    plain = identity(two.symmetry)
+    before, after = (distance(two.symmetry, found, two.read_first, two.read_second) for found in (plain, maps))
+    return Matched(maps, 0, before, after)
 
 
 def certify(opened: OpenModel, two: Two, maps: Maps) -> float:
