@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("out", type=Path, help="folder that gets one folder for each model")
     parser.add_argument("topics", nargs="*", metavar="TOPIC", help=f"of {', '.join(TOPICS)}; all if none is named")
     parser.add_argument("--seeds", action="store_true", help="train two small models from different seeds instead")
-    parser.add_argument("--steps", type=int, help="optimizer steps (200; of a seed 400)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (120; of a seed 400)")
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     for name in SEEDS if given.seeds else (given.topics or list(TOPICS)):
@@ -37,15 +37,17 @@ def main(arguments: list[str]) -> None:
 
 
 def _expert(topic: str, given: argparse.Namespace) -> None:
-    steps = given.steps or 200
+    steps = given.steps or 120
     options = TrainOptions(
         steps=steps,
         decay_steps=steps * 3 // 5,
         warmup_steps=min(10, steps),
-        batch=8,
-        matrix_rate=0.004,
+        batch=2,
+        sequence=512,
+        decay_stretch=1,
+        matrix_rate=0.003,
         other_rate=0.001,
-        save_every=50,
+        save_every=30,
         threads=given.threads,
     )
     train = [file.text for file in texts(topic, "train")]
@@ -57,6 +59,7 @@ def _seed(name: str, given: argparse.Namespace) -> None:
     options = TrainOptions(
         steps=steps,
         decay_steps=steps * 3 // 10,
+        batch=8,
         decay_stretch=1,
         seed=SEEDS[name],
         vocabulary=1024,

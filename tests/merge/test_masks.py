@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
-from tests.tiny_llama import write_tiny
+from safetensors.numpy import load_file
+from tests.merge.experts import write_experts
 
 from steelyard.edits.merge import registry
 from steelyard.edits.merge.base import Piece, Task
@@ -19,23 +19,6 @@ from steelyard.edits.merge.masks.store import Store
 from steelyard.edits.merge.masks.tall import pack, tall_mask, unpack
 from steelyard.edits.merge.pieces import cuts
 from steelyard.errors import UserError
-
-
-def write_experts(folder: Path, count: int = 3, dtype: str = "bfloat16") -> tuple[Path, dict[str, str]]:
-    """A tiny base and experts that each change other entries of it."""
-    base = write_tiny(folder / "base", dtype=dtype)
-    weights = load_file(base / "model.safetensors")
-    experts = {}
-    for number in range(count):
-        draw = np.random.default_rng(number)
-        changed = {}
-        for name, value in weights.items():
-            change = 0.05 * draw.standard_normal(value.shape) * (draw.random(value.shape) < 0.4)
-            changed[name] = (value.astype(np.float32) + change.astype(np.float32)).astype(value.dtype)
-        target = write_tiny(folder / f"expert{number}", dtype=dtype)
-        save_file(changed, target / "model.safetensors", metadata={"format": "pt"})
-        experts[f"task{number}"] = str(target)
-    return base, experts
 
 
 def test_mask_is_the_published_comparison() -> None:

@@ -1,4 +1,4 @@
-"""The same tensors in several models: read together, and merged in memory to be measured before writing."""
+"""The same tensors in several models: read together, and made anew in memory to be measured."""
 
 from __future__ import annotations
 
@@ -7,10 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.edits.merge.base import Task
 from steelyard.edits.merge.inputs import InputModel
-from steelyard.edits.merge.pieces import Reader, merge_tensor
-from steelyard.edits.merge.registry import MergeMethod
+from steelyard.edits.merge.pieces import Reader
 from steelyard.errors import UserError
 
 _FLOATS = ("BF16", "F16", "F32", "F64")
@@ -75,52 +73,6 @@ class Models:
                     f"{name} is {list(shape)} in {label}, {list(self.shape(name))} in {first}; "
                     "only models of one shape can be merged"
                 )
-
-
-class MergedSource:
-    """What a method would make of some models, tensor by tensor when asked for.
-
-    Args:
-        models: the inputs; tensors that hold no floats come from the first.
-        method: the merge method.
-        options: of the method, validated.
-        parameters: returns, for a tensor's name, one validated `per_model` for each input.
-        base: label of the base model; None for none.
-        seed: of everything drawn.
-    """
-
-    def __init__(
-        self,
-        models: Models,
-        method: MergeMethod,
-        options: Any,
-        parameters: Callable[[str], Sequence[Any]],
-        base: str | None = None,
-        seed: int = 0,
-    ) -> None:
-        self._models, self._method, self._options = models, method, options
-        self._parameters, self._base, self._seed = parameters, base, seed
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The config of the base, or of the first input."""
-        return self._models.inputs[self._base or self._models.labels[0]].config
-
-    @property
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        return self._models.names
-
-    def tensor(self, name: str) -> np.ndarray:
-        """Return a merged tensor, float32."""
-        models = self._models
-        if not models.is_float(name):
-            return models.whole(models.labels[0], name)
-        base = None if self._base is None else models.labels.index(self._base)
-        given = tuple(self._parameters(name))
-        task = Task(name, models.shape(name), models.labels, base, given, self._seed)
-        merge = self._method.function(task, self._options)
-        return merge_tensor(merge, task.shape, models.reader(name))
 
 
 class Computed:

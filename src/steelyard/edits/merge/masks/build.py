@@ -139,7 +139,7 @@ def build_store(
         UserError: for experts that do not fit the base, several thresholds without an objective, or an output that
             exists.
 
-    Source: Wang et al. 2024, arXiv 2405.07813, section 4.1; the merged vector is the sum (task arithmetic).
+    Source: Wang et al. 2024, arXiv 2405.07813; the merged vector is the sum (task arithmetic).
     """
     options = options or MaskOptions()
     if not experts:

@@ -16,9 +16,8 @@ def tall_mask(vector: np.ndarray, merged: np.ndarray, threshold: float) -> np.nd
         merged: the multi-task vector of the same shape, float32.
         threshold: lambda; the larger, the fewer entries are kept.
 
-    Source: Wang et al. 2024, arXiv 2405.07813, section 4.1: |theta_0 - theta_t| against
-    lambda |theta_MTL - theta_t|. The comparison is strict, as in the authors' code, so that what no task changed is
-    kept by none.
+    Source: Wang et al. 2024, arXiv 2405.07813: |theta_0 - theta_t| against lambda |theta_MTL - theta_t|. The
+    comparison is strict, as in the authors' code, so that what no task changed is kept by none.
     """
     kept: np.ndarray = np.abs(vector) > np.float32(threshold) * np.abs(merged - vector)
     return kept
@@ -27,9 +26,8 @@ def tall_mask(vector: np.ndarray, merged: np.ndarray, threshold: float) -> np.nd
 def agreement(masks: np.ndarray) -> np.ndarray:
     """Return how many tasks keep each entry, from masks [tasks, entries].
 
-    An entry kept by none is catastrophic in the paper's words, one kept by a single task selfish.
-
-    Source: Wang et al. 2024, arXiv 2405.07813, section 4.2.
+    In the words of Wang et al. 2024, arXiv 2405.07813, an entry kept by none is catastrophic, one kept by a single
+    task selfish.
     """
     return np.asarray(masks.sum(0, dtype=np.int16))
 

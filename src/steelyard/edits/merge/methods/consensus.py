@@ -84,7 +84,7 @@ class _Consensus(Merge):
 def consensus(task: Task, options: ConsensusOptions) -> Merge:
     """Leave out of a merged task vector what too few tasks' masks keep.
 
-    Source: Wang et al. 2024, arXiv 2405.07813, section 4.2: `agree` 2 leaves out selfish and catastrophic entries,
+    Source: Wang et al. 2024, arXiv 2405.07813: `agree` 2 leaves out selfish and catastrophic entries,
     1 the catastrophic alone, 0 is the plain sum. Where ties trims, it does so tensor by tensor; the authors trim
     the whole model at once.
     """
