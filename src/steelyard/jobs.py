@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
 from steelyard.errors import UserError
 from steelyard.spec import ModelSpec
-from steelyard.weights import Checkpoint, bytes_hash
+from steelyard.weights import Checkpoint, FolderWriter, data_hash
 
 REFERENCE = "reference"
 """Stands for the bundled reference model wherever a model is named."""
+
+_MADE = frozenset({"config.json", "steelyard.json", "report.html"})
+"""What every job makes anew, or leaves out, rather than carry over from the model's folder."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,7 @@ class OpenModel:
 
     def identity(self) -> str:
         """Return one hash of all files that make up the model."""
-        hashes = self.checkpoint.content_hash()
-        return bytes_hash(json.dumps(hashes, sort_keys=True).encode())
+        return data_hash(self.checkpoint.content_hash())
 
     def __enter__(self) -> Self:
         return self
@@ -74,6 +77,22 @@ def open_model(location: str | Path) -> OpenModel:
         checkpoint.close()
         raise
     return OpenModel(str(location), checkpoint, spec)
+
+
+def add_model_files(
+    writer: FolderWriter, checkpoint: Checkpoint, config: Mapping[str, Any], made: Collection[str] = ()
+) -> None:
+    """Write what makes weights a model: the config, and a checkpoint's tokenizer and other files as they are.
+
+    Args:
+        writer: of the staging folder.
+        checkpoint: whose other files go along.
+        config: content of config.json.
+        made: names of files that the job makes anew, beside those that every job does.
+    """
+    writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
+    left = _MADE.union(made)
+    writer.carry(checkpoint, [name for name in checkpoint.other_files if name not in left])
 
 
 def _equal(checkpoint: Checkpoint, first: str, second: str) -> bool:

@@ -6,14 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from steelyard.budget.menu import CORRECTED_BITS, CORRECTION_SHARES, GRID_STEPS, INTEGERS, PLAIN_FROM, Effort
+from steelyard.budget.plan import AS_STORED
 from steelyard.codecs import Codec, DenseCodec, EntropyCodec, GridCodec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.formats import Format
 from steelyard.formats.base import scale_dtype
 from steelyard.formats.container import Container
 from steelyard.spec import ModelSpec, TensorSpec
-
-AS_STORED = "as stored"
-
 
 Choice = tuple[tuple[str, Codec | None], ...]
 """One way to store a group: the codec of every tensor that is written for it; None leaves the bytes as they are."""

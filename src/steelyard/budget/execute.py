@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,15 +14,12 @@ from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, stored_tensors
 from steelyard.codecs import relative_error
 from steelyard.formats import Format
+from steelyard.jobs import add_model_files
 from steelyard.parallel import single_threaded_blas, stream_threads
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint
 from steelyard.weights.writer import FolderWriter
-
-# Replaced or rebuilt rather than carried over from the model's folder.
-_OWN_FILES = {"config.json", "steelyard.json", "report.html"}
-
 
 Made = Callable[[str], Mapping[str, np.ndarray]]
 """Returns the parts that stand for a tensor, as its codec has them."""
@@ -104,7 +100,5 @@ def write_plan(
             checkpoint.advise_done(item.source)
             progress.advance(spec.tensors[item.source].nbytes)
     progress.finish()
-    config = format.config(spec, checkpoint.config, plan.codecs())
-    writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
-    writer.carry(checkpoint, [name for name in checkpoint.other_files if name not in _OWN_FILES])
+    add_model_files(writer, checkpoint, format.config(spec, checkpoint.config, plan.codecs()))
     return Outcome(errors)

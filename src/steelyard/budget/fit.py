@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.choose import ChosenFormat, choose_format
 from steelyard.budget.curves import DamageTable
 from steelyard.budget.describe import certificates_of, request_of, sizes_of, tensors_of
@@ -71,15 +70,12 @@ def fit_folder(
         path = check_output(out, opened.checkpoint.folder, resume)
         budget = budget_of(opened, options)
         chosen = choose_format(opened, options, budget)
-        work = Workspace(path, {"model": opened.identity(), **options.model_dump(mode="json")}, resume)
-        try:
-            learned = learn(opened, options, work.folder, progress)
-        except BaseException:
-            work.leave()
-            raise
-        try:
+        with (
+            Workspace(path, opened.identity(), options, resume) as work,
+            learn(opened, options, work.folder, progress) as learned,
+        ):
             knowledge = KnowledgeBase(learned.calibration, opened.spec.ties)
-            planned = _plan(chosen.planner, knowledge, {}, budget, work, progress)
+            planned = _plan(chosen.planner, knowledge, {}, budget, progress)
             report: list[ReportData] = []
 
             def describe(staged: Staged) -> Mapping[str, Any]:
@@ -98,10 +94,6 @@ def fit_folder(
                 describe=describe,
                 progress=progress,
             )
-        finally:
-            learned.close()
-            work.leave()
-    work.remove()
     return FitResult(made.folder, report[0])
 
 
@@ -117,10 +109,6 @@ def dry_run(model: str | Path, options: FitOptions, progress: Progress = SILENT)
         chosen = choose_format(opened, quick, budget)
         chosen.planner.learn(KnowledgeBase(None), {}, progress)
         planned = chosen.planner.plan(budget.nbytes, {})
-        tensors = {
-            name: AS_STORED if item.codec is None else item.codec.label
-            for name, item in planned.plan.tensors.items()
-        }
         return DryRun(
             model=str(model),
             budget=budget.nbytes,
@@ -128,7 +116,7 @@ def dry_run(model: str | Path, options: FitOptions, progress: Progress = SILENT)
             format=chosen.planner.format.name,
             smallest=chosen.planner.smallest_size(),
             nbytes=planned.solution.nbytes,
-            tensors=tensors,
+            tensors=planned.plan.labels(),
             resources=estimate(opened.spec, options),
             notes=(*chosen.notes, "planned from the weights alone; a calibrated plan spends the same bytes better"),
         )
@@ -153,7 +141,6 @@ def _plan(
     knowledge: KnowledgeBase,
     known: DamageTable,
     budget: Budget,
-    work: Workspace,
     progress: Progress,
 ) -> PlannedFit:
     planner.learn(knowledge, known, progress)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
 
 from steelyard.errors import UserError
 from steelyard.jobs import OpenModel
@@ -18,12 +19,18 @@ if TYPE_CHECKING:
 NO_DATA = "none"
 
 
-class CalibrationRequest(Protocol):
-    """Options that say what to calibrate on; those of `fit` and of `quantize` do."""
-
+class _Calibrates(Protocol):
     @property
     def data(self) -> str | None:
         """Calibration text; None for texts that fit the model, "none" for no calibration."""
+
+    @property
+    def sequences(self) -> int:
+        """Calibration sequences."""
+
+
+class CalibrationRequest(_Calibrates, Protocol):
+    """Options that say what to calibrate on; those of `fit` and of `quantize` do."""
 
     @property
     def eval_data(self) -> str | None:
@@ -32,10 +39,6 @@ class CalibrationRequest(Protocol):
     @property
     def calibration(self) -> str | None:
         """File to keep the calibration in, and to take it from."""
-
-    @property
-    def sequences(self) -> int:
-        """Calibration sequences."""
 
     @property
     def sequence_length(self) -> int:
@@ -50,9 +53,23 @@ class CalibrationRequest(Protocol):
         """Seed of everything drawn."""
 
 
+class NothingHeldOut:
+    """The part of a `CalibrationRequest` that is the same for every job that measures nothing."""
+
+    @property
+    def eval_data(self: _Calibrates) -> str | None:
+        """No text is kept back."""
+        return self.data
+
+    @property
+    def eval_sequences(self: _Calibrates) -> int:
+        """As many as are calibrated on."""
+        return self.sequences
+
+
 @dataclass(frozen=True)
 class Learned:
-    """What is known about a model.
+    """What is known about a model; use it in a `with` block.
 
     Attributes:
         calibration: None where no data was wanted.
@@ -67,6 +84,14 @@ class Learned:
     held_out: Corpus | None
     description: str
     notes: tuple[str, ...]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def close(self) -> None:
         """Let go of the calibration file."""

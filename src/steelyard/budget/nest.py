@@ -11,11 +11,10 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.dry_run import DryRun
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
-from steelyard.budget.learning import NO_DATA, Learned, learn, texts_of
+from steelyard.budget.learning import NO_DATA, Learned, NothingHeldOut, learn, texts_of
 from steelyard.budget.nest_ranking import measured_order
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.produce import produce
@@ -34,7 +33,7 @@ _ALL = 1 << 62
 """More bytes than there are."""
 
 
-class NestOptions(BaseModel):
+class NestOptions(NothingHeldOut, BaseModel):
     """A file of every size."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -66,16 +65,6 @@ class NestOptions(BaseModel):
         if self.ranking == "measured" and self.data == NO_DATA:
             raise ValueError("measuring needs text: leave out data none, or rank by predicted damage")
         return self
-
-    @property
-    def eval_data(self) -> str | None:
-        """Nothing is measured, so nothing is held out."""
-        return self.data
-
-    @property
-    def eval_sequences(self) -> int:
-        """As many as are calibrated on."""
-        return self.sequences
 
     def codec_for(self, shape: tuple[int, int]) -> NestedCodec:
         """Return the codec of a matrix; the rank is at most its smaller side."""
@@ -210,17 +199,11 @@ def nest_folder(
     with open_model(model) as opened:
         path = check_output(out, opened.checkpoint.folder, resume)
         plan, kept = plan_nest(opened, options)
-        work = Workspace(path, {"model": opened.identity(), **options.model_dump(mode="json")}, resume)
-        try:
-            learned = learn(opened, options, work.folder, progress)
-            try:
-                made = _written(opened, plan, learned, options, path, work.folder, resume, progress)
-            finally:
-                learned.close()
-        except BaseException:
-            work.leave()
-            raise
-        work.remove()
+        with (
+            Workspace(path, opened.identity(), options, resume) as work,
+            learn(opened, options, work.folder, progress) as learned,
+        ):
+            made = _written(opened, plan, learned, options, path, work.folder, resume, progress)
         growth = Growth.of_folder(made)
         return NestResult(
             made,
@@ -283,7 +266,6 @@ def dry_run(model: str | Path, options: NestOptions, progress: Progress = SILENT
             for name, item in plan.tensors.items()
         }
         smallest = plan_files(replace(plan, tensors=lowest), spec, NativeFormat()).total_bytes
-        labels = {n: AS_STORED if t.codec is None else t.codec.label for n, t in plan.tensors.items()}
         widest = max(tensor.elements for tensor in spec.tensors.values())
         return DryRun(
             model=str(model),
@@ -292,7 +274,7 @@ def dry_run(model: str | Path, options: NestOptions, progress: Progress = SILENT
             format=plan.format,
             smallest=smallest,
             nbytes=size,
-            tensors=labels,
+            tensors=plan.labels(),
             resources=f"about {format_size(16 * widest)} of memory beside the files",
             notes=(f"left as they are: {', '.join(kept)}",) if kept else (),
         )

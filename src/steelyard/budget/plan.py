@@ -15,6 +15,9 @@ from steelyard.formats.container import layout_of
 from steelyard.spec import ModelSpec
 from steelyard.weights.layout import Layout, StoredTensor
 
+AS_STORED = "as stored"
+"""What people are told of a tensor whose bytes stay."""
+
 
 @dataclass(frozen=True)
 class TensorPlan:
@@ -67,6 +70,10 @@ class Plan:
     def codecs(self) -> dict[str, Codec]:
         """The codecs of the tensors that are not left as they are."""
         return {name: plan.codec for name, plan in self.tensors.items() if plan.codec is not None}
+
+    def labels(self) -> dict[str, str]:
+        """Return, for people, how each tensor is stored."""
+        return {name: AS_STORED if plan.codec is None else plan.codec.label for name, plan in self.tensors.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, from which `from_dict` builds the plan again."""

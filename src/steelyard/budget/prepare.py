@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.budget.dry_run import DryRun
 from steelyard.budget.knowledge import KnowledgeBase
-from steelyard.budget.learning import NO_DATA, learn
+from steelyard.budget.learning import NO_DATA, NothingHeldOut, learn
 from steelyard.budget.provenance import document, versions
 from steelyard.codecs import IntegerCodec
 from steelyard.edits.prepare import certificate as certify
@@ -26,10 +25,10 @@ from steelyard.edits.prepare.products import reparametrize
 from steelyard.edits.prepare.rotation import rotate
 from steelyard.edits.prepare.scales import activation_aware, equalize, smooth
 from steelyard.errors import UserError, VerificationError
-from steelyard.jobs import OpenModel, open_model
+from steelyard.jobs import OpenModel, add_model_files, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.units import parse_size
-from steelyard.weights import DTYPES, FolderWriter, Layout, StoredTensor, bytes_hash, check_output, plan_layout
+from steelyard.weights import DTYPES, FolderWriter, Layout, StoredTensor, check_output, data_hash, plan_layout
 
 if TYPE_CHECKING:
     from steelyard.measure.calibration import Calibration
@@ -37,10 +36,8 @@ if TYPE_CHECKING:
 FILE_NAME = "preparation.json"
 """What was done and proved, beside the weights; later steps carry it along."""
 
-_OWN_FILES = {"config.json", "steelyard.json", "report.html", FILE_NAME}
 
-
-class PrepareOptions(BaseModel):
+class PrepareOptions(NothingHeldOut, BaseModel):
     """What to do to a model before it is rounded."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,16 +67,6 @@ class PrepareOptions(BaseModel):
     dtype: Literal["keep", "float32"] = Field("keep", description="type of the changed weights")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
     seed: int = Field(0, description="seed of everything drawn")
-
-    @property
-    def eval_data(self) -> str | None:
-        """Nothing is measured, so nothing is held out."""
-        return self.data
-
-    @property
-    def eval_sequences(self) -> int:
-        """As many as are calibrated on."""
-        return self.sequences
 
 
 @dataclass(frozen=True)
@@ -133,10 +120,8 @@ def prepare_folder(
         changes, description = _changes(opened, network, read, options, path, progress)
         layout = _layout(opened, changes, options)
         certificate = _certificate(opened, network, changes, layout, options.method, options.seed)
-        work = json.dumps([options.model_dump(mode="json"), opened.checkpoint.content_hash(), versions()])
-        with FolderWriter(
-            path, layout, resume=resume, plan_hash=bytes_hash(work.encode()), source=opened.checkpoint.folder
-        ) as writer:
+        work = data_hash([options.model_dump(mode="json"), opened.checkpoint.content_hash(), versions()])
+        with FolderWriter(path, layout, resume=resume, plan_hash=work, source=opened.checkpoint.folder) as writer:
             for file in layout.files:
                 for name, tensor in file.tensors.items():
                     if not writer.done(name):
@@ -175,14 +160,13 @@ def _changes(
             f"{'klt' if options.method == 'rotate' else options.method} needs to see activations; give text with "
             "--data, or equalize without any"
         )
-    with tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as work:
-        learned = learn(opened, options, Path(work), progress)
-        try:
-            calibration = learned.calibration
-            assert calibration is not None
-            return _calibrated(opened, network, read, calibration, options), learned.description
-        finally:
-            learned.close()
+    with (
+        tempfile.TemporaryDirectory(dir=out.parent if out.parent.is_dir() else None) as work,
+        learn(opened, options, Path(work), progress) as learned,
+    ):
+        calibration = learned.calibration
+        assert calibration is not None
+        return _calibrated(opened, network, read, calibration, options), learned.description
 
 
 def _calibrated(
@@ -274,8 +258,7 @@ def _add_files(
     config: dict[str, Any] = {**opened.checkpoint.config, **changes.config}
     if changes.untied:
         config["tie_word_embeddings"] = False
-    writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
-    writer.carry(opened.checkpoint, [name for name in opened.checkpoint.other_files if name not in _OWN_FILES])
+    add_model_files(writer, opened.checkpoint, config, made=(FILE_NAME,))
     request: Mapping[str, Any] = {"verb": "prepare", **options.model_dump(mode="json")}
     writer.add_file(
         FILE_NAME,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from steelyard.formats import Format
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
-from steelyard.weights import FolderWriter, Layout, bytes_hash, staging_folder
+from steelyard.weights import FolderWriter, Layout, data_hash, staging_folder
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def produce(
     layout = plan_files(plan, spec, format)
     hashes = checkpoint.content_hash(progress)
     # What an earlier run left is of use only if it came from the same weights, by the same program.
-    work = bytes_hash(json.dumps([plan.hash(), hashes, versions()], sort_keys=True).encode())
+    work = data_hash([plan.hash(), hashes, versions()])
     with (
         _unless_unusable(out),
         FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer,
@@ -109,7 +108,7 @@ def produce(
                     versions=versions(),
                     inputs=hashes,
                     outputs=writer.file_hashes(),
-                    bytes={"planned": layout.total_bytes, "files": {file.name: file.size for file in layout.files}},
+                    bytes={"planned": layout.total_bytes, "files": layout.file_sizes},
                     errors=dict(outcome.errors),
                     certificates=[check.to_dict() for check in checks],
                 ),

@@ -11,12 +11,11 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from steelyard.budget.bias import BIAS_CORRECTION, correctable, weight_of
-from steelyard.budget.candidates import AS_STORED
 from steelyard.budget.coded import with_payloads
 from steelyard.budget.dry_run import DryRun
 from steelyard.budget.encoding import methods_for, rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
-from steelyard.budget.learning import NO_DATA, learn
+from steelyard.budget.learning import NO_DATA, NothingHeldOut, learn
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
 from steelyard.budget.policies import decisions
 from steelyard.budget.predictions import made_by_predictions, planned
@@ -46,7 +45,7 @@ _CAN_DO_WITHOUT = _DATA_FREE | {"rtn"}
 AUTO: Literal["auto"] = "auto"
 
 
-class QuantizeOptions(BaseModel):
+class QuantizeOptions(NothingHeldOut, BaseModel):
     """One codec for all."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -150,16 +149,6 @@ class QuantizeOptions(BaseModel):
         if self.rounding == PD_QUANT:
             return PD_QUANT
         return rounding_of(self.encoding("BF16"), self.rounding)
-
-    @property
-    def eval_data(self) -> str | None:
-        """Nothing is measured, so nothing is held out."""
-        return self.data
-
-    @property
-    def eval_sequences(self) -> int:
-        """As many as are calibrated on: the smallest part that leaves nothing to say."""
-        return self.sequences
 
 
 @dataclass(frozen=True)
@@ -306,17 +295,11 @@ def _knowledge(
     if not options.calibrates:
         yield KnowledgeBase(None), ""
         return
-    work = Workspace(out, {"model": opened.identity(), **options.model_dump(mode="json")}, resume)
-    try:
-        learned = learn(opened, options, work.folder, progress)
-        try:
-            yield KnowledgeBase(learned.calibration, opened.spec.ties), learned.description
-        finally:
-            learned.close()
-    except BaseException:
-        work.leave()
-        raise
-    work.remove()
+    with (
+        Workspace(out, opened.identity(), options, resume) as work,
+        learn(opened, options, work.folder, progress) as learned,
+    ):
+        yield KnowledgeBase(learned.calibration, opened.spec.ties), learned.description
 
 
 def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SILENT) -> DryRun:
@@ -329,7 +312,6 @@ def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SI
         plan, _ = plan_quantize(opened, options)
         coded = any(isinstance(codec, EntropyCodec) for codec in plan.codecs().values())
         size = plan_files(plan, opened.spec, _format(plan, opened)).total_bytes
-        labels = {n: AS_STORED if t.codec is None else t.codec.label for n, t in plan.tensors.items()}
         widest = max(tensor.elements for tensor in opened.spec.tensors.values())
         return DryRun(
             model=str(model),
@@ -338,7 +320,7 @@ def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SI
             format=plan.format,
             smallest=size,
             nbytes=size,
-            tensors=labels,
+            tensors=plan.labels(),
             resources=f"about {format_size(4 * widest)} of memory beside the files",
             notes=("entropy-coded integers are counted as if nothing could be saved",) if coded else (),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,12 +13,10 @@ from steelyard.budget.provenance import FILE_NAME, document, read, versions
 from steelyard.codecs import split
 from steelyard.errors import UserError, VerificationError
 from steelyard.formats.native.growth import Growth, cut_config
-from steelyard.jobs import resolve
+from steelyard.jobs import add_model_files, resolve
 from steelyard.progress import SILENT, Progress
 from steelyard.units import format_size
-from steelyard.weights import Checkpoint, FolderWriter, Layout, StoredTensor, bytes_hash, plan_layout
-
-_OWN_FILES = ("config.json", FILE_NAME)
+from steelyard.weights import Checkpoint, FolderWriter, Layout, StoredTensor, data_hash, plan_layout
 
 
 @dataclass(frozen=True)
@@ -93,7 +90,7 @@ def shed_folder(
             layout = _layout(checkpoint, growth, levels)
         config["quantization_config"] = cut_config(config["quantization_config"], levels)
         hashes = checkpoint.content_hash(progress)
-        work = bytes_hash(json.dumps([hashes, config], sort_keys=True).encode())
+        work = data_hash([hashes, config])
         with FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer:
             progress.start("copying", layout.total_bytes, "B")
             for file in layout.files:
@@ -102,8 +99,7 @@ def shed_folder(
                         writer.write(name, _first(checkpoint, name, stored))
                     progress.advance(stored.nbytes)
             progress.finish()
-            writer.add_file("config.json", (json.dumps(config, indent=2) + "\n").encode())
-            writer.carry(checkpoint, [name for name in checkpoint.other_files if name not in _OWN_FILES])
+            add_model_files(writer, checkpoint, config)
 
             def finish(staged: Path) -> None:
                 _verify(staged, checkpoint, growth, levels)
@@ -200,6 +196,6 @@ def _record(
         inputs=before.get("inputs", {}),
         cut_from=dict(hashes),
         outputs=dict(outputs),
-        bytes={"planned": layout.total_bytes, "files": {file.name: file.size for file in layout.files}},
+        bytes={"planned": layout.total_bytes, "files": layout.file_sizes},
         errors=errors,
     )

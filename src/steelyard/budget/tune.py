@@ -100,8 +100,7 @@ def tune_folder(
     settings = method.settings(options.settings)
     with open_model(options.teacher or model) as teacher:
         path = check_output(out, teacher.checkpoint.folder, resume)
-        work = Workspace(path, {"model": _identity(model, teacher), **options.model_dump(mode="json")}, resume)
-        try:
+        with Workspace(path, _identity(model, teacher), options, resume) as work:
             start = _begin(model, options, work.folder, progress)
             with LogicalCheckpoint.open(start) as fitted:
                 plan = _plan_of(start, teacher, options, progress)
@@ -110,12 +109,7 @@ def tune_folder(
                     for name in _trainable(method, plan, fitted, start)
                 }
                 job = _Job(teacher, fitted, plan, options, trained, work.folder, progress)
-                result = job.finish(path, resume)
-        except BaseException:
-            work.leave()
-            raise
-    work.remove()
-    return result
+                return job.finish(path, resume)
 
 
 def dry_run(model: str | Path, options: TuneOptions, progress: Progress = SILENT) -> DryRun:

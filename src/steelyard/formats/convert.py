@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +20,12 @@ from steelyard.formats.gguf import GgufFormat
 from steelyard.formats.logical import GgufModel, LogicalCheckpoint
 from steelyard.formats.targets import module_name
 from steelyard.formats.writing import WRITERS
+from steelyard.jobs import add_model_files
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
-from steelyard.weights import FolderWriter, StoredTensor, bytes_hash
+from steelyard.weights import FolderWriter, StoredTensor, data_hash
 
 _RECORD = "steelyard.json"
-_OWN_FILES = ("config.json", _RECORD, "report.html")
 
 Record = Callable[[Mapping[str, Any]], bytes]
 """Returns the content of `steelyard.json` from its sections."""
@@ -115,7 +114,7 @@ def convert_folder(
         inputs = checkpoint.content_hash()
         request = {"format": format, "requantize": requantize, "type": type, "mix": mix}
         labels = {name: codec.label for name, codec in codecs.items()}
-        work = bytes_hash(json.dumps([request, labels, inputs, written_config], sort_keys=True).encode())
+        work = data_hash([request, labels, inputs, written_config])
         lost: dict[str, float] = {}
         with FolderWriter(out, layout, resume=resume, plan_hash=work, source=checkpoint.folder) as writer:
             progress.start("converting", len(steps), "tensors")
@@ -128,8 +127,7 @@ def convert_folder(
                         writer.write(tensor.name, arrays[tensor.name])
                 progress.advance(1)
             progress.finish()
-            writer.add_file("config.json", (json.dumps(written_config, indent=2) + "\n").encode())
-            writer.carry(checkpoint, [name for name in checkpoint.other_files if name not in _OWN_FILES])
+            add_model_files(writer, checkpoint, written_config)
 
             def verify(staged: Path) -> None:
                 plain = [n for n, s in steps.items() if not s.exact and n not in lost]
@@ -141,7 +139,7 @@ def convert_folder(
                         "plan": {"format": format, "tensors": {name: labels.get(name, "") for name in steps}},
                         "inputs": inputs,
                         "outputs": writer.file_hashes(),
-                        "bytes": {"files": {file.name: file.size for file in layout.files}},
+                        "bytes": {"files": layout.file_sizes},
                         "errors": lost,
                         "plain": plain,
                         "certificates": [{"name": "reads as the source", "status": "pass", "detail": checked}],

@@ -83,7 +83,7 @@ def verify_folder(
 
 
 def _sizes(folder: Path, layout: Layout) -> Check:
-    planned = {file.name: file.size for file in layout.files}
+    planned = layout.file_sizes
     if layout.index is not None:
         planned[INDEX_FILE] = len(layout.index)
     found = {path.name: path.stat().st_size for path in folder.glob("*.safetensors*")}

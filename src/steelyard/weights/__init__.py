@@ -2,7 +2,7 @@
 
 from steelyard.weights.checkpoint import Checkpoint
 from steelyard.weights.dtypes import DTYPES, DType, dtype_name
-from steelyard.weights.hashing import array_hash, bytes_hash, file_hash
+from steelyard.weights.hashing import array_hash, bytes_hash, data_hash, file_hash
 from steelyard.weights.header import Header, TensorInfo, read_header
 from steelyard.weights.layout import Layout, LayoutFile, StoredTensor, entry_bytes_bound, plan_layout
 from steelyard.weights.output import DiskFullError, check_output, staging_folder
@@ -22,6 +22,7 @@ __all__ = [
     "array_hash",
     "bytes_hash",
     "check_output",
+    "data_hash",
     "dtype_name",
     "entry_bytes_bound",
     "file_hash",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,11 @@ def array_hash(array: np.ndarray[Any, Any]) -> str:
 def bytes_hash(data: bytes | memoryview) -> str:
     """Return the BLAKE3 of some bytes, in hexadecimal."""
     return blake3(data).hexdigest()
+
+
+def data_hash(data: Any) -> str:
+    """Return the BLAKE3 of plain data, in hexadecimal; the order of keys does not count."""
+    return bytes_hash(json.dumps(data, sort_keys=True).encode())
 
 
 def raw_bytes(array: np.ndarray[Any, Any]) -> memoryview:

@@ -67,6 +67,11 @@ class Layout:
     index: bytes | None
     total_bytes: int
 
+    @property
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of each weight file by its name."""
+        return {file.name: file.size for file in self.files}
+
 
 def plan_layout(
     tensors: Sequence[StoredTensor],
