@@ -1,0 +1,1 @@
+"""Searching a recipe's numbers against measured losses."""
