@@ -21,6 +21,7 @@ VERBS = {
     "quantize": "One codec for every matrix, streamed.",
     "prepare": "The same function in weights that are easier to round, proved in float64.",
     "tune": "Train the codes of a quantized model; its bytes stay.",
+    "merge": "One model out of several, as a mergekit recipe says.",
     "convert": "The same quantized weights in another format.",
     "nest": "Every size of a model in one file, to load, grow and shed.",
     "shed": "The beginning of a nested folder that fits a size.",

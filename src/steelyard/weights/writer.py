@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -32,7 +33,8 @@ class FolderWriter:
 
     Use it in a `with` block. Leaving the block before `finish` keeps the staging folder for a later run with
     `resume`, unless nothing in it is worth keeping or the disk is full and `resume` was not asked for.
-    `write`, `write_rows` and `done` may be called from threads, each for tensors or rows of its own.
+    `write`, `write_rows`, `write_entries` and `done` may be called from threads, each for tensors, rows or entries
+    of its own.
 
     Args:
         out: the folder to be; it must not exist.
@@ -139,6 +141,30 @@ class FolderWriter:
             self._stage.write(file, data, offset)
             self._stage.flush(file, offset, len(data))
             if self._covers(name, row_start, stop, tensor.shape[0]):
+                self._finished(name, self._stage.hash(file, begin, tensor.nbytes))
+
+    def write_entries(self, name: str, start: int, array: np.ndarray[Any, Any]) -> None:
+        """Write some entries of a flattened tensor; it is done when every entry has been written.
+
+        Args:
+            name: a tensor of the layout; not of F4 or F6, which are written whole.
+            start: position of the first entry.
+            array: [entries] of the planned type.
+
+        Raises:
+            UserError: if the disk is full or cannot be written.
+            ValueError: if the entries are not within the tensor, or of another type.
+        """
+        file, begin, tensor = self._place(name)
+        entries = math.prod(tensor.shape)
+        if not 0 <= start <= start + array.size <= entries:
+            raise ValueError(f"entries {start}:{start + array.size} of tensor {shown(name)} of {entries}")
+        data = _checked(tensor, array, (array.size,))
+        offset = begin + DTYPES[tensor.dtype].nbytes((start,))
+        with self._disk():
+            self._stage.write(file, data, offset)
+            if self._covers(name, start, start + array.size, entries):
+                self._stage.flush(file, begin, tensor.nbytes)
                 self._finished(name, self._stage.hash(file, begin, tensor.nbytes))
 
     def done(self, name: str) -> bool:

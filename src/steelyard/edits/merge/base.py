@@ -81,6 +81,14 @@ class Merge(ABC):
         """Take in what was observed, in the order of the pieces."""
         raise AssertionError(f"{type(self).__name__} has no rounds")
 
+    def coefficients(self) -> np.ndarray | None:
+        """Return the factors of the models, float [models], if the tensor is their weighted sum; None if it is not.
+
+        Asked for after the rounds. The engine then adds up the models as it reads them, which takes no room for
+        all of them and is faster than `combine`.
+        """
+        return None
+
     @abstractmethod
     def combine(self, piece: Piece) -> np.ndarray:
         """Return the merged entries, float32 [entries]; called from threads, in any order."""

@@ -23,7 +23,8 @@ class MergeMethod(Registered):
 
     Attributes:
         per_model: frozen pydantic model of what is set for each input: weights, densities, …
-        base: whether a recipe must, may or must not name a base model.
+        base: whether a recipe must or may name a base model; "none" has no use for one: it is merged like any other
+            where the recipe lists it among the models, and else only its config and tokenizer are taken.
         least: fewest inputs, the base not counted.
         most: most inputs, the base not counted; None is any number.
         mergekit: the name mergekit 0.1.5 has for the same method; "" if it has none.

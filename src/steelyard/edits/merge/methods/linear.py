@@ -30,6 +30,9 @@ class _Linear(Merge):
     def __init__(self, weights: np.ndarray) -> None:
         self._weights = weights
 
+    def coefficients(self) -> np.ndarray:
+        return self._weights
+
     def combine(self, piece: Piece) -> np.ndarray:
         mean: np.ndarray = self._weights @ piece.values
         return mean
@@ -41,6 +44,7 @@ class _Linear(Merge):
     paper="Wortsman et al. 2022, arXiv 2203.05482",
     options=LinearOptions,
     per_model=Weighted,
+    base="none",
     mergekit="linear",
 )
 def linear(task: Task, options: LinearOptions) -> Merge:
