@@ -1,0 +1,27 @@
+"""DELLA: entries of task vectors at random, the large ones more surely, with the signs of TIES."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from steelyard.edits.merge.base import Merge, Task
+from steelyard.edits.merge.methods._sparsifiers import AtRandomByRank
+from steelyard.edits.merge.methods._task_vectors import RankedExpert, merge_task_vectors, mixing_options
+from steelyard.edits.merge.registry import merge_method
+
+
+@merge_method(
+    name="della",
+    summary="entries of task vectors at random, the large more surely, averaged where they agree in sign",
+    paper="Deep et al. 2024, arXiv 2406.11617",
+    options=mixing_options("DellaOptions", normalize=True, rescale=True),
+    per_model=RankedExpert,
+    base="required",
+    mergekit="della",
+)
+def della(task: Task, options: BaseModel) -> Merge:
+    """Keep each entry with a chance between `density` -/+ `epsilon` by its rank within its row; elect signs.
+
+    Source: Deep et al. 2024, arXiv 2406.11617, section 3: MagPrune, then elect and fuse.
+    """
+    return merge_task_vectors(task, options, AtRandomByRank, elect=True)
