@@ -1,0 +1,40 @@
+"""`steelyard fuse`: one model of two that were trained apart."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steelyard.cli.options import add_options, build
+from steelyard.edits.align.options import FuseOptions
+from steelyard.units import format_size
+
+
+@click.command("fuse")
+@click.argument("first")
+@click.argument("second")
+@add_options(FuseOptions)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
+@click.option("--resume", is_flag=True, help="continue an interrupted run")
+@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+def command(first: str, second: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+    """Make one model of FIRST and SECOND, matched unit by unit; the result has the order of FIRST."""
+    from steelyard.cli.console import progress, show_json
+    from steelyard.edits.align.fuse import fuse_folder
+
+    result = fuse_folder(first, second, out, build(FuseOptions, values), resume=resume, progress=progress())
+    if as_json:
+        show_json(result.to_dict())
+        return
+    click.echo(
+        f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), {result.parameters:,} parameters, "
+        f"feed-forwards of {result.ffn} channels, {result.joined} of them joined"
+    )
+    if result.residuals is not None:
+        before, after = result.residuals
+        click.echo(
+            f"error of what linear maps put out, relative: {before:.4f} of permuted means, {after:.4f} as fitted"
+        )
+    click.echo(f"next: steelyard measure {result.out}")
