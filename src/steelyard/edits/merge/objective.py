@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from steelyard.errors import UserError
+from steelyard.weights import bytes_hash
 
 if TYPE_CHECKING:
     from steelyard.measure.evaluate import EvaluationOptions
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 class Objective:
     """Measures losses in nats per token, the lower the better.
+
+    Attributes:
+        data: by task, the windows that are measured on.
 
     Args:
         model: a model of the architecture that is measured, for its tokenizer and limits.
@@ -40,14 +45,18 @@ class Objective:
         self._model = open_model(resolve(model))
         if self._model.task == "encoder":
             raise UserError(f"{model} is an encoder and has no loss; only models that have one can be searched")
-        self._data: dict[str, TokenSet] = {
+        self.data: dict[str, TokenSet] = {
             task: held_out_windows(self._model, text, self._options) for task, text in texts.items()
         }
+
+    def identity(self) -> str:
+        """Return a hash of what is measured on."""
+        return bytes_hash(json.dumps({task: found.identity() for task, found in self.data.items()}).encode())
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks, in the order they were given."""
-        return tuple(self._data)
+        return tuple(self.data)
 
     def loss(self, task: str, source: WeightSource) -> float:
         """Return the loss of these weights on a task.
@@ -57,16 +66,16 @@ class Objective:
         """
         from steelyard.measure.evaluate import Evaluator
 
-        if task not in self._data:
-            raise UserError(f"there is no text for the task {task!r}; there is for {', '.join(self._data)}")
-        with Evaluator(self._model.with_source(source), self._data[task], self._options) as evaluator:
+        if task not in self.data:
+            raise UserError(f"there is no text for the task {task!r}; there is for {', '.join(self.data)}")
+        with Evaluator(self._model.with_source(source), self.data[task], self._options) as evaluator:
             found = evaluator.measure_base().loss
         assert found is not None
         return float(found.value)
 
     def losses(self, source: WeightSource) -> dict[str, float]:
         """Return the loss of these weights on every task."""
-        return {task: self.loss(task, source) for task in self._data}
+        return {task: self.loss(task, source) for task in self.data}
 
 
 def read_texts(given: Sequence[str]) -> dict[str, Corpus]:

@@ -58,6 +58,7 @@ class SearchResult:
         best: number of the best.
         front: numbers of those that no other beats on every task, by the loss on the first task.
         recipe: the best, as plain data.
+        numbers: of every evaluated recipe, what each coordinate amounts to.
         resumed: how many evaluations an earlier run had made.
     """
 
@@ -66,15 +67,20 @@ class SearchResult:
     best: int
     front: Sequence[int]
     recipe: Mapping[str, Any]
+    numbers: Sequence[Sequence[float]]
     resumed: int = 0
+
+    def values(self, number: int) -> Sequence[float]:
+        """Return the numbers of an evaluated recipe, one for each coordinate."""
+        return self.numbers[number]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
             "coordinates": list(self.coordinates),
             "evaluations": [
-                {"point": list(each.point), "losses": dict(each.losses), "score": each.score}
-                for each in self.evaluations
+                {"numbers": list(numbers), "losses": dict(each.losses), "score": each.score}
+                for each, numbers in zip(self.evaluations, self.numbers, strict=True)
             ],
             "best": self.best,
             "front": list(self.front),
@@ -140,7 +146,8 @@ def search(
     progress.finish()
     best = min(range(len(made)), key=lambda number: made[number].score)
     front = pareto([tuple(each.losses.values()) for each in made])
-    return SearchResult(space.names, made, best, front, space.recipe(made[best].point), book.taken)
+    numbers = [space.values(each.point) for each in made]
+    return SearchResult(space.names, made, best, front, space.recipe(made[best].point), numbers, book.taken)
 
 
 def pareto(points: Sequence[Sequence[float]]) -> list[int]:

@@ -114,16 +114,21 @@ class Space:
             point += ((along - bounds.low) / (bounds.high - bounds.low)).tolist()
         return np.clip(point, 0.0, 1.0)
 
+    def values(self, point: Sequence[float] | np.ndarray) -> list[float]:
+        """Return what each coordinate of a point amounts to, to six digits, as it is written and measured."""
+        ranges = [each.range for each in self._parameters for _ in range(each.range.anchors)]
+        return [
+            round(bounds.low + (bounds.high - bounds.low) * float(place), 6)
+            for bounds, place in zip(ranges, point, strict=True)
+        ]
+
     def recipe(self, point: Sequence[float] | np.ndarray) -> dict[str, Any]:
         """Return the recipe at a point of the cube."""
         made = copy.deepcopy(self._recipe)
-        values = iter(np.asarray(point, np.float64).tolist())
+        values = iter(self.values(point))
         for parameter in self._parameters:
             bounds = parameter.range
-            # Six digits: what is written down is what was measured.
-            found = [
-                round(bounds.low + (bounds.high - bounds.low) * next(values), 6) for _ in range(bounds.anchors)
-            ]
+            found = [next(values) for _ in range(bounds.anchors)]
             holder = self._at(parameter.holder, made)
             holder.setdefault("parameters", {})[parameter.name] = found if bounds.anchors > 1 else found[0]
         return made
@@ -143,7 +148,7 @@ class Space:
         found: Any = self._recipe if recipe is None else recipe
         for step in path:
             found = found[step]
-        return dict(found) if recipe is None else found  # type: ignore[no-any-return]
+        return dict(found) if recipe is None else found
 
 
 def _numbers(value: Any) -> list[float] | None:
