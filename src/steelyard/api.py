@@ -48,53 +48,41 @@ def fit(
     Raises:
         UserError: naming what is wrong and the way out.
     """
-    from steelyard.budget.fit import fit_folder
-    from steelyard.budget.options import FitOptions
-    from steelyard.validation import validate
-
     values = {"size": size, "bits": bits, "ratio": ratio, "memory": memory, **options}
-    return fit_folder(model, out, validate(FitOptions, values), resume=resume, progress=progress)
+    result: FitResult = _step("fit", model, out, values, resume, progress)
+    return result
 
 
 def quantize(
     model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
 ) -> QuantizeResult:
     """Encode every matrix of a model with one codec, streamed; options as `QuantizeOptions` has them."""
-    from steelyard.budget.quantize import QuantizeOptions, quantize_folder
-    from steelyard.validation import validate
-
-    return quantize_folder(model, out, validate(QuantizeOptions, options), resume=resume, progress=progress)
+    result: QuantizeResult = _step("quantize", model, out, options, resume, progress)
+    return result
 
 
 def prepare(
     model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
 ) -> PrepareResult:
     """Write the same function in weights that are easier to round; options as `PrepareOptions` has them."""
-    from steelyard.budget.prepare import PrepareOptions, prepare_folder
-    from steelyard.validation import validate
-
-    return prepare_folder(model, out, validate(PrepareOptions, options), resume=resume, progress=progress)
+    result: PrepareResult = _step("prepare", model, out, options, resume, progress)
+    return result
 
 
 def nest(
     model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
 ) -> NestResult:
     """Write every size of a model as one file, to `load`, `grow` and `shed`; options as `NestOptions` has them."""
-    from steelyard.budget.nest import NestOptions, nest_folder
-    from steelyard.validation import validate
-
-    return nest_folder(model, out, validate(NestOptions, options), resume=resume, progress=progress)
+    result: NestResult = _step("nest", model, out, options, resume, progress)
+    return result
 
 
 def tune(
     model: str | Path, *, out: str | Path, resume: bool = False, progress: Progress = SILENT, **options: Any
 ) -> TuneResult:
     """Train the codes of a quantized folder towards its model; options as `TuneOptions` has them."""
-    from steelyard.budget.tune import tune_folder
-    from steelyard.budget.tune_options import TuneOptions
-    from steelyard.validation import validate
-
-    return tune_folder(model, out, validate(TuneOptions, options), resume=resume, progress=progress)
+    result: TuneResult = _step("tune", model, out, options, resume, progress)
+    return result
 
 
 def convert(
@@ -175,3 +163,14 @@ def open(model: str | Path) -> LogicalCheckpoint:
     from steelyard.jobs import resolve
 
     return LogicalCheckpoint.open(resolve(model))
+
+
+def _step(
+    name: str, model: str | Path, out: str | Path, options: Mapping[str, Any], resume: bool, progress: Progress
+) -> Any:
+    """Carry out one step of a recipe."""
+    from steelyard.recipes import steps
+    from steelyard.validation import validate
+
+    kind = steps.get(name)
+    return kind(model, out, validate(kind.options(), options), resume=resume, progress=progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,7 @@ def recipe(model: Path, out: Path, *steps: str) -> str:
     return "\n".join(lines) + "\n"
 
 
+DENSE = "fit: {ratio: 0.6, format: dense, data: none, effort: quick}"
 FIT = "fit: {ratio: 0.4, data: none, effort: quick}"
 START = "model: m\nout: o\nsteps:\n"
 WRONG = [
@@ -130,11 +132,51 @@ def test_the_command_line_is_sugar_over_recipes(
 def test_a_dry_run_writes_nothing_and_is_right(tmp_path: Path, tiny_llama: Path) -> None:
     parsed = read_recipe(written(tmp_path, recipe(tiny_llama, tmp_path / "out", FIT)))
     before = digest(tiny_llama)
-    plan = dry_run(parsed)
+    (plan,) = dry_run(parsed).steps
     assert os.listdir(tmp_path) == ["recipe.yaml"] and digest(tiny_llama) == before
     (result,) = run_recipe(parsed)
     assert isinstance(result, FitResult)
     assert plan.nbytes == result.nbytes == weight_bytes(tmp_path / "out")
+
+
+EQUALIZE = "prepare: {method: equalize}"
+TUNE = "tune: {teacher: elsewhere, steps: 3, batch: 2}"
+
+
+def test_every_step_is_planned_from_the_one_before(tmp_path: Path, tiny_llama: Path) -> None:
+    """To the byte: what was prepared has the model's headers, and training keeps the bytes of the codes."""
+    text = recipe(tiny_llama, tmp_path / "out", EQUALIZE, "quantize: {bits: 5, group_size: 32}")
+    parsed = read_recipe(written(tmp_path, text))
+    plans = dry_run(parsed)
+    assert [plan.nbytes for plan in plans.steps] == [result.nbytes for result in run_recipe(parsed)]
+    assert not plans.beyond
+    trained = read_recipe(written(tmp_path, text.replace("out\n", "other\n") + f"  - {TUNE}\n"))
+    *before, last = dry_run(trained).steps
+    assert [plan.nbytes for plan in before] == [plan.nbytes for plan in plans.steps]
+    assert (
+        last.nbytes == before[-1].nbytes and last.tensors == before[-1].tensors and "3 steps of lsq" in last.asked
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "planned", "reason"),
+    [
+        ((DENSE, "quantize: {bits: 5}"), 1, "step 2, quantize, .* leaves tensors of other types"),
+        (("quantize: {bits: 5}", EQUALIZE), 1, "step 2, prepare, .* leaves codes"),
+        ((EQUALIZE, "prepare: {method: rotate, untie: true}", FIT), 1, "step 2, .*untie stores a head of its own"),
+    ],
+)
+def test_what_cannot_be_planned_says_why(
+    tmp_path: Path, tiny_llama: Path, steps: tuple[str, ...], planned: int, reason: str
+) -> None:
+    plans = dry_run(read_recipe(written(tmp_path, recipe(tiny_llama, tmp_path / "out", *steps))))
+    assert len(plans.steps) == planned and re.match(reason, plans.beyond), plans.beyond
+
+
+def test_nothing_to_plan_is_an_error(tmp_path: Path, tiny_llama: Path) -> None:
+    text = recipe(tiny_llama, tmp_path / "out", "prepare: {method: disassemble}")
+    with pytest.raises(UserError, match="step 1, prepare, cannot be planned ahead: disassemble adds channels"):
+        dry_run(read_recipe(written(tmp_path, text)))
 
 
 def test_an_impossible_step_fails_before_anything_is_written(tmp_path: Path, tiny_llama: Path) -> None:
@@ -152,9 +194,6 @@ def test_an_existing_output_is_refused(tmp_path: Path, tiny_llama: Path) -> None
     with pytest.raises(UserError, match="out already exists"):
         run_recipe(parsed)
     assert os.listdir(tmp_path / "out") == []
-
-
-DENSE = "fit: {ratio: 0.6, format: dense, data: none, effort: quick}"
 
 
 def test_two_steps(tmp_path: Path, tiny_llama: Path) -> None:

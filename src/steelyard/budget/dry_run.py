@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from steelyard.errors import UserError
+
+
+class CannotPlan(UserError):
+    """A step of which the headers of its model do not tell what it writes; it may well be carried out."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class DryRun:
         tensors: way of storing by tensor.
         resources: memory and time the job takes, in words.
         notes: sentences for people.
+        leaves: what a later step begins with: codes, a model whose names, shapes and types are those of `model`, or
+            something other.
     """
 
     model: str
@@ -32,6 +40,7 @@ class DryRun:
     tensors: Mapping[str, str]
     resources: str
     notes: tuple[str, ...]
+    leaves: Literal["model", "codes", "other"] = "codes"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -46,3 +55,17 @@ class DryRun:
             "resources": self.resources,
             "notes": list(self.notes),
         }
+
+
+def check_plain(before: DryRun | None) -> None:
+    """Let a step that reads a plain model be planned from the headers of the recipe's own.
+
+    Args:
+        before: the plan of the step before it, None for the first step.
+
+    Raises:
+        CannotPlan: if that step leaves other headers.
+    """
+    if before is not None and before.leaves != "model":
+        found = "codes" if before.leaves == "codes" else "tensors of other types or shapes"
+        raise CannotPlan(f"it reads a plain model, and the step before it leaves {found} that are not there yet")

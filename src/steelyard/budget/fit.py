@@ -10,7 +10,7 @@ from typing import Any
 from steelyard.budget.choose import ChosenFormat, choose_format
 from steelyard.budget.curves import DamageTable
 from steelyard.budget.describe import certificates_of, request_of, sizes_of, tensors_of
-from steelyard.budget.dry_run import DryRun
+from steelyard.budget.dry_run import DryRun, check_plain
 from steelyard.budget.estimate import estimate
 from steelyard.budget.evaluation import Evaluation, evaluate_fit
 from steelyard.budget.knowledge import KnowledgeBase
@@ -97,12 +97,16 @@ def fit_folder(
     return FitResult(made.folder, report[0])
 
 
-def dry_run(model: str | Path, options: FitOptions, progress: Progress = SILENT) -> DryRun:
+def dry_run(
+    model: str | Path, options: FitOptions, progress: Progress = SILENT, before: DryRun | None = None
+) -> DryRun:
     """Plan a fit from the weights alone, without torch and without writing anything.
 
     Raises:
         UserError: as `fit_folder` does before it begins to work.
+        CannotPlan: after a step whose output it cannot know.
     """
+    check_plain(before)
     with open_model(model) as opened:
         budget = budget_of(opened, options)
         quick = options.model_copy(update={"effort": "quick"})
@@ -119,6 +123,7 @@ def dry_run(model: str | Path, options: FitOptions, progress: Progress = SILENT)
             tensors=planned.plan.labels(),
             resources=estimate(opened.spec, options),
             notes=(*chosen.notes, "planned from the weights alone; a calibrated plan spends the same bytes better"),
+            leaves="other" if chosen.planner.format.name == "dense" else "codes",
         )
 
 

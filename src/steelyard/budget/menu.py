@@ -55,8 +55,8 @@ INTEGERS["best"] = (
 # Where entropy-coded grids can be had, integers of fewer bits are not tried: on the reference model they do 2 to 9
 # times the damage of a grid of equal bytes, and so do the other codecs at their defaults: NF3 and NF4 2 to 9, MXFP4
 # and NVFP4 3 to 9, power codes 2 to 6, codebooks of one byte for eight weights 3 to 6, ternary weights 1.3 to 3,
-# integers with low-rank corrections 10 to 15, integers that are entropy-coded themselves 2 to 4; seven bits are nowhere on the hull. Eight lie
-# beyond a grid's 255 codes. `entropy=False` brings the integers back.
+# integers with low-rank corrections 10 to 15, integers that are entropy-coded themselves 2 to 4; seven bits are
+# nowhere on the hull. Eight lie beyond a grid's 255 codes. `entropy=False` brings the integers back.
 PLAIN_FROM = 8
 
 # Steps of entropy-coded grids, in units of the matrix's root mean square: from under one bit to six.

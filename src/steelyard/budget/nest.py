@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from steelyard.budget.dry_run import DryRun
+from steelyard.budget.dry_run import DryRun, check_plain
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import NO_DATA, Learned, NothingHeldOut, learn, texts_of
@@ -251,12 +251,16 @@ def _written(
     return out
 
 
-def dry_run(model: str | Path, options: NestOptions, progress: Progress = SILENT) -> DryRun:
+def dry_run(
+    model: str | Path, options: NestOptions, progress: Progress = SILENT, before: DryRun | None = None
+) -> DryRun:
     """Plan without reading a weight.
 
     Raises:
         UserError: for a damaged model.
+        CannotPlan: after a step whose output it cannot know.
     """
+    check_plain(before)
     with open_model(model) as opened:
         plan, kept = plan_nest(opened, options)
         spec = opened.spec

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from steelyard.budget.dry_run import DryRun
+from steelyard.budget.dry_run import CannotPlan, DryRun, check_plain
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import NO_DATA, NothingHeldOut, learn
 from steelyard.budget.provenance import document, versions
@@ -131,15 +131,39 @@ def prepare_folder(
     return PrepareResult(folder, layout.total_bytes, len(list(changes.names())), certificate, description)
 
 
-def dry_run(model: str | Path, options: PrepareOptions, progress: Progress = SILENT) -> DryRun:
-    """Refuse: what a preparation changes is decided by the weights.
+def dry_run(
+    model: str | Path, options: PrepareOptions, progress: Progress = SILENT, before: DryRun | None = None
+) -> DryRun:
+    """Plan without reading a weight: most preparations change numbers and nothing else.
 
     Raises:
-        UserError: always.
+        UserError: for a model of an unknown family.
+        CannotPlan: where shapes, types or tensors change too.
     """
-    raise UserError(
-        "prepare cannot be planned ahead; its output has the size of the model, a head of its own aside"
-    )
+    check_plain(before)
+    changes = {
+        "disassemble adds channels": options.method == "disassemble",
+        "untie stores a head of its own": options.method == "rotate" and options.untie,
+        "dtype float32 widens what turns out to be changed": options.dtype != "keep",
+    }
+    if reasons := [reason for reason, holds in changes.items() if holds]:
+        raise CannotPlan(f"{reasons[0]}, so that the headers of the model do not tell those of the result")
+    with open_model(model) as opened:
+        Network.of(opened.spec)
+        tensors = [StoredTensor(name, tensor.dtype, tensor.shape) for name, tensor in opened.spec.tensors.items()]
+        size = plan_layout(tensors, parse_size(options.max_shard_size)).total_bytes
+        return DryRun(
+            model=str(model),
+            budget=size,
+            asked=f"{options.method}, the same function",
+            format="dense",
+            smallest=size,
+            nbytes=size,
+            tensors={tensor.name: "its own type" for tensor in tensors},
+            resources="a matrix at a time in float64, and three passes over a few random tokens",
+            notes=(),
+            leaves="model",
+        )
 
 
 def _reader(opened: OpenModel) -> Read:

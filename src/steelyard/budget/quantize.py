@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from steelyard.budget.bias import BIAS_CORRECTION, correctable, weight_of
 from steelyard.budget.coded import with_payloads
-from steelyard.budget.dry_run import DryRun
+from steelyard.budget.dry_run import DryRun, check_plain
 from steelyard.budget.encoding import methods_for, rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import NO_DATA, NothingHeldOut, learn
@@ -302,12 +302,16 @@ def _knowledge(
         yield KnowledgeBase(learned.calibration, opened.spec.ties), learned.description
 
 
-def dry_run(model: str | Path, options: QuantizeOptions, progress: Progress = SILENT) -> DryRun:
+def dry_run(
+    model: str | Path, options: QuantizeOptions, progress: Progress = SILENT, before: DryRun | None = None
+) -> DryRun:
     """Plan without reading a weight.
 
     Raises:
         UserError: for a damaged model.
+        CannotPlan: after a step whose output it cannot know.
     """
+    check_plain(before)
     with open_model(model) as opened:
         plan, _ = plan_quantize(opened, options)
         coded = any(isinstance(codec, EntropyCodec) for codec in plan.codecs().values())

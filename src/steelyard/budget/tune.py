@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from steelyard.budget.dry_run import DryRun
+from steelyard.budget.dry_run import DryRun, check_plain
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.learning import texts_of
@@ -17,6 +17,7 @@ from steelyard.budget.plan import Plan
 from steelyard.budget.produce import Staged, produce
 from steelyard.budget.provenance import FILE_NAME, read
 from steelyard.budget.quantize import QuantizeOptions, quantize_folder
+from steelyard.budget.quantize import dry_run as quantize_plan
 from steelyard.budget.tune_options import TuneOptions
 from steelyard.budget.workspace import Workspace
 from steelyard.edits.tune import registry
@@ -112,13 +113,45 @@ def tune_folder(
                 return job.finish(path, resume)
 
 
-def dry_run(model: str | Path, options: TuneOptions, progress: Progress = SILENT) -> DryRun:
-    """Refuse: the result is stored as what it begins with.
+def dry_run(
+    model: str | Path, options: TuneOptions, progress: Progress = SILENT, before: DryRun | None = None
+) -> DryRun:
+    """Return the plan of what it begins with: training changes numbers, never bytes.
 
     Raises:
-        UserError: always.
+        UserError: for a folder without a record.
+        CannotPlan: after a step whose output it cannot know.
     """
-    raise UserError("tune cannot be planned ahead; its output has the bytes of what it begins with")
+    registry.get(options.method).settings(options.settings)
+    if options.bits is not None:
+        begun = quantize_plan(model, _first_codes(options), progress, before)
+    elif before is not None and before.leaves == "codes":
+        begun = before
+    else:
+        check_plain(before)
+        begun = _as_recorded(Path(resolve(model)))
+    asked = f"{options.steps} steps of {options.method} on {begun.asked}"
+    took = f"{options.steps * options.batch} sequences, forward and back, with the model twice in float32"
+    return replace(begun, asked=asked, budget=begun.nbytes, smallest=begun.nbytes, resources=took, notes=())
+
+
+def _as_recorded(folder: Path) -> DryRun:
+    plan, size = Plan.from_dict(_record_of(folder)["plan"]), sum(_record_of(folder)["bytes"]["files"].values())
+    return DryRun(str(folder), size, "what is there", plan.format, size, size, plan.labels(), "", ())
+
+
+def _record_of(folder: Path) -> Mapping[str, Any]:
+    """Return the record of a quantized folder.
+
+    Raises:
+        UserError: if it has none.
+    """
+    record = folder / FILE_NAME
+    if not record.is_file():
+        raise UserError(
+            f"{record} is missing; tune takes folders that steelyard quantized, or a plain model with bits"
+        )
+    return read(record)
 
 
 @dataclass(frozen=True)
@@ -248,16 +281,21 @@ def _begin(model: str | Path, options: TuneOptions, work: Path, progress: Progre
         return Path(model)
     start = work / "start"
     if not start.exists():
-        values = options.model_dump(
-            include={
-                *("bits", "group_size", "symmetric", "rounding", "format", "embeddings"),
-                *("data", "calibration", "sequences", "sequence_length", "seed"),
-            }
-        )
-        if options.rounding == "rtn":
-            values["data"] = "none"
-        quantize_folder(model, start, QuantizeOptions(**values), resume=True, progress=progress)
+        quantize_folder(model, start, _first_codes(options), resume=True, progress=progress)
     return start
+
+
+def _first_codes(options: TuneOptions) -> QuantizeOptions:
+    """Return how a plain model is quantized before it is trained."""
+    values = options.model_dump(
+        include={
+            *("bits", "group_size", "symmetric", "rounding", "format", "embeddings"),
+            *("data", "calibration", "sequences", "sequence_length", "seed"),
+        }
+    )
+    if options.rounding == "rtn":
+        values["data"] = "none"
+    return QuantizeOptions(**values)
 
 
 def _plan_of(start: Path, teacher: OpenModel, options: TuneOptions, progress: Progress) -> Plan:
@@ -266,12 +304,7 @@ def _plan_of(start: Path, teacher: OpenModel, options: TuneOptions, progress: Pr
     Raises:
         UserError: if it has no record, or was made from another model.
     """
-    record = start / FILE_NAME
-    if not record.is_file():
-        raise UserError(
-            f"{record} is missing; tune takes folders that steelyard quantized, or a plain model with bits"
-        )
-    sections = read(record)
+    sections = _record_of(start)
     found = teacher.checkpoint.content_hash(progress)
     for name, digest in sections["inputs"].items():
         if found.get(name) != digest:

@@ -43,6 +43,7 @@ def command(
     """Write MODEL, a folder or a GGUF file, in another format, the same numbers bit for bit."""
     from steelyard.budget.convert import convert_model
     from steelyard.cli.console import progress, show_json
+    from steelyard.cli.show import size_of
     from steelyard.units import format_size, parse_size
 
     result = convert_model(
@@ -60,8 +61,8 @@ def command(
         show_json(result.to_dict())
         return
     click.echo(
-        f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), from "
-        f"{format_size(result.source_bytes)}; {len(result.exact)} encoded tensors read as the same numbers"
+        f"{size_of(result)}, from {format_size(result.source_bytes)}; "
+        f"{len(result.exact)} encoded tensors read as the same numbers"
     )
     if result.requantized:
         worst = max(result.requantized, key=lambda name: result.requantized[name])

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from steelyard.budget.prepare import PrepareOptions
-from steelyard.cli.options import add_options, build
-from steelyard.units import format_size
+from steelyard.cli.show import show_origin, size_of
+from steelyard.cli.step import step_command
+
+if TYPE_CHECKING:
+    from steelyard.budget.prepare import PrepareResult
 
 
-@click.command("prepare")
-@click.argument("model")
-@add_options(PrepareOptions)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
-def command(model: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+@step_command("prepare")
+def command(result: PrepareResult, model: str) -> None:
     """Rotate, smooth or equalize MODEL: the same function, proved in float64, that loses less when rounded."""
-    from steelyard.budget.prepare import prepare_folder
-    from steelyard.cli.console import progress, show_json
-
-    result = prepare_folder(model, out, build(PrepareOptions, values), resume=resume, progress=progress())
-    if as_json:
-        show_json(result.to_dict())
-        return
-    click.echo(
-        f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), {result.changed} tensors changed"
-    )
+    click.echo(f"{size_of(result)}, {result.changed} tensors changed")
     proof = result.certificate
     if proof.beyond:
         click.echo(
@@ -41,6 +28,5 @@ def command(model: str, out: Path, resume: bool, as_json: bool, **values: Any) -
             f"same function: logits differ by {proof.exact:.1e} in float64, by {proof.stored:.1e} as stored "
             f"(relative, {proof.tokens} random tokens)"
         )
-    if result.calibrated_on:
-        click.echo(f"calibrated on {result.calibrated_on}")
+    show_origin(result.calibrated_on)
     click.echo(f"next: steelyard quantize {result.out} --out …, then steelyard measure … --against {model}")

@@ -9,7 +9,7 @@ import click
 
 @click.command("run")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--dry-run", is_flag=True, help="validate and print the plan of the first step; write nothing")
+@click.option("--dry-run", is_flag=True, help="validate and print the plan of every step; write nothing")
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
 def command(recipe: Path, dry_run: bool, resume: bool, as_json: bool) -> None:
@@ -22,7 +22,14 @@ def command(recipe: Path, dry_run: bool, resume: bool, as_json: bool) -> None:
         from steelyard.cli.show import show_dry_run
         from steelyard.recipes.run import dry_run as plan_recipe
 
-        show_dry_run(plan_recipe(parsed), as_json)
+        plans = plan_recipe(parsed, progress())
+        if as_json:
+            show_json(plans.to_dict())
+            return
+        for plan in plans.steps:
+            show_dry_run(plan, as_json)
+        if plans.beyond:
+            click.echo(plans.beyond)
         return
     results = run_recipe(parsed, resume=resume, progress=progress())
     if as_json:

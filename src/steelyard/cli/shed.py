@@ -18,6 +18,7 @@ def command(folder: str, size: str | None, bits: int | None, out: Path, resume: 
     """Cut the nested FOLDER to a size: bytes are copied, nothing is encoded anew."""
     from steelyard.budget.shed import shed_folder
     from steelyard.cli.console import progress, show_json
+    from steelyard.cli.show import size_of
     from steelyard.units import format_size, parse_size
 
     limit = None if size is None else parse_size(size)
@@ -27,6 +28,6 @@ def command(folder: str, size: str | None, bits: int | None, out: Path, resume: 
         return
     levels = sorted(set(result.levels.values()))
     click.echo(
-        f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}) of "
-        f"{format_size(result.source_bytes)}; {len(result.levels)} tensors at levels {levels[0]} to {levels[-1]}"
+        f"{size_of(result)} of {format_size(result.source_bytes)}; "
+        f"{len(result.levels)} tensors at levels {levels[0]} to {levels[-1]}"
     )

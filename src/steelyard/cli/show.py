@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import click
 
@@ -14,11 +16,33 @@ if TYPE_CHECKING:
     from steelyard.budget.fit import FitResult
 
 
-def show_fit(result: FitResult, as_json: bool) -> None:
+class Written(Protocol):
+    """The result of any job that writes a folder."""
+
+    @property
+    def out(self) -> Path:
+        """The folder."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its weight files."""
+
+
+def size_of(result: Written) -> str:
+    """Return the folder and its size in words, with which the account of every job begins."""
+    return f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)})"
+
+
+def show_origin(calibrated_on: str, kept: Sequence[str] = ()) -> None:
+    """Print on what a job calibrated, and which matrices it left alone; nothing where there is nothing to say."""
+    if calibrated_on:
+        click.echo(f"calibrated on {calibrated_on}")
+    if kept:
+        click.echo(f"left as they were: {', '.join(kept)}")
+
+
+def show_fit(result: FitResult) -> None:
     """Print a finished fit."""
-    if as_json:
-        show_json(result.to_dict())
-        return
     from steelyard.report.text import fit_table
 
     show(fit_table(result.report))
@@ -48,11 +72,11 @@ def show_dry_run(plan: DryRun, as_json: bool) -> None:
         click.echo(f"note: {note}")
 
 
-def show_result(result: Any) -> None:
+def show_result(result: Written) -> None:
     """Print the result of any step."""
     from steelyard.budget.fit import FitResult
 
     if isinstance(result, FitResult):
-        show_fit(result, as_json=False)
+        show_fit(result)
     else:
-        click.echo(f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)})")
+        click.echo(size_of(result))

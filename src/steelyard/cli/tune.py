@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from steelyard.budget.tune_options import TuneOptions
-from steelyard.cli.options import add_options, build
-from steelyard.units import format_size
+from steelyard.cli.show import size_of
+from steelyard.cli.step import step_command
+
+if TYPE_CHECKING:
+    from steelyard.budget.tune import TuneResult
 
 
-@click.command("tune")
-@click.argument("model")
-@add_options(TuneOptions)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
-def command(model: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+@step_command("tune")
+def command(result: TuneResult, model: str) -> None:
     """Train the codes and scales of MODEL towards the model it was made from; its bytes on disk stay."""
-    from steelyard.budget.tune import tune_folder
-    from steelyard.cli.console import progress, show_json
-
-    result = tune_folder(model, out, build(TuneOptions, values), resume=resume, progress=progress())
-    if as_json:
-        show_json(result.to_dict())
-        return
-    click.echo(f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), as before")
+    click.echo(f"{size_of(result)}, as before")
     click.echo(f"{len(result.trained)} tensors trained on {result.trained_on}")
     losses = result.history.losses
     click.echo(

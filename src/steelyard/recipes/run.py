@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from steelyard.errors import UserError
 from steelyard.jobs import open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.recipes import steps as registry
 from steelyard.recipes.recipe import Recipe
+
+if TYPE_CHECKING:
+    from steelyard.budget.dry_run import DryRun
 
 _MARKER = "recipe.json"
 
@@ -64,11 +68,40 @@ def _begin(work: Path, identity: str, resume: bool) -> None:
     marker.write_text(identity)
 
 
-def dry_run(recipe: Recipe, progress: Progress = SILENT) -> Any:
-    """Return the plan of a recipe's first step, without writing anything.
+@dataclass(frozen=True)
+class RecipePlan:
+    """What a recipe would do.
+
+    Attributes:
+        steps: plans of the steps in order, as far as they can be made.
+        beyond: why the next step has none; "" where every step has.
+    """
+
+    steps: tuple[DryRun, ...]
+    beyond: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {"steps": [step.to_dict() for step in self.steps], "beyond": self.beyond}
+
+
+def dry_run(recipe: Recipe, progress: Progress = SILENT) -> RecipePlan:
+    """Return the plans of a recipe's steps, each from that of the step before, without writing anything.
 
     Raises:
-        UserError: as the step would before it begins to work, or if it cannot be planned ahead.
+        UserError: as a step would before it begins to work.
+        CannotPlan: if not even the first can be planned.
     """
-    first = recipe.steps[0]
-    return registry.get(first.name).plan(recipe.model, first.options, progress)
+    from steelyard.budget.dry_run import CannotPlan
+
+    plans: list[DryRun] = []
+    for number, step in enumerate(recipe.steps, 1):
+        kind, before = registry.get(step.name), plans[-1] if plans else None
+        try:
+            plans.append(kind.plan(recipe.model, step.options, progress, before))
+        except CannotPlan as reason:
+            beyond = f"step {number}, {step.name}, cannot be planned ahead: {reason}"
+            if not plans:
+                raise CannotPlan(beyond) from None
+            return RecipePlan(tuple(plans), beyond)
+    return RecipePlan(tuple(plans))

@@ -7,12 +7,15 @@ import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from steelyard.errors import UserError
-from steelyard.progress import Progress
+from steelyard.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from steelyard.budget.dry_run import DryRun
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,25 @@ class StepKind:
         found: Callable[..., Any] = getattr(importlib.import_module(self.module), self.function_name)
         return found
 
-    def plan(self, model: str, options: BaseModel, progress: Progress) -> Any:
-        """Return what the step would do, without doing it."""
-        return getattr(importlib.import_module(self.module), self.dry_run_name)(model, options, progress)
+    def plan(
+        self, model: str, options: BaseModel, progress: Progress = SILENT, before: DryRun | None = None
+    ) -> DryRun:
+        """Return what the step would do, without doing it.
 
-    def __call__(self, model: str, out: Path, options: BaseModel, **settings: Any) -> Any:
+        Args:
+            model: the model of the recipe.
+            options: of the step.
+            progress: receives how far the work is.
+            before: the plan of the step before, None for the first.
+
+        Raises:
+            UserError: as the step would before it begins to work.
+            CannotPlan: if only carrying out the steps before tells what this one would write.
+        """
+        function: Callable[..., DryRun] = getattr(importlib.import_module(self.module), self.dry_run_name)
+        return function(model, options, progress) if before is None else function(model, options, progress, before)
+
+    def __call__(self, model: str | Path, out: str | Path, options: BaseModel, **settings: Any) -> Any:
         """Do the step."""
         return self.function()(model, out, options, **settings)
 
