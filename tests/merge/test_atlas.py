@@ -10,6 +10,7 @@ import pytest
 from tests.merge.experts import load, write_experts
 
 from steelyard.edits.merge.atlas import AtlasOptions, Coefficients, combined, learn
+from steelyard.edits.merge.candidates import Candidates
 from steelyard.edits.merge.inputs import StoredModel
 from steelyard.errors import UserError
 from steelyard.measure.model import open_model
@@ -105,3 +106,16 @@ def test_no_tensor_to_learn_is_refused(tmp_path: Path) -> None:
         first, others = opened(stack, base, experts)
         with pytest.raises(UserError, match="no tensor's name holds any of nothing"):
             learn(first, others, open_model(base), {"t": windows()}, AtlasOptions(only=("nothing",)))
+
+
+def test_the_recipe_makes_what_was_learned(tmp_path: Path) -> None:
+    base, experts = write_experts(tmp_path, count=2, dtype="float32")
+    draw = np.random.default_rng(5)
+    with ExitStack() as stack, Candidates() as candidates:
+        first, others = opened(stack, base, experts)
+        some = first.names[::2]
+        values = {place: {name: round(float(draw.normal()), 4) for name in some} for place in experts.values()}
+        found = Coefficients(str(base), values, ())
+        made, merged = combined(first, others, found), candidates.source(found.recipe())
+        for name in first.names:
+            np.testing.assert_allclose(merged.tensor(name), made.tensor(name), rtol=1e-5, atol=1e-6)

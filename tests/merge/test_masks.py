@@ -17,7 +17,7 @@ from steelyard.edits.merge.base import Piece, Task
 from steelyard.edits.merge.masks.build import MaskOptions, build_store
 from steelyard.edits.merge.masks.store import Store
 from steelyard.edits.merge.masks.tall import pack, tall_mask, unpack
-from steelyard.edits.merge.pieces import cuts
+from steelyard.edits.merge.pieces import cuts, merge_tensor
 from steelyard.errors import UserError
 
 
@@ -121,3 +121,18 @@ def test_consensus_leaves_out_what_too_few_tasks_keep(agree: int) -> None:
     votes = sum((np.abs(v) > 0.4 * np.abs(merged - v)).astype(int) for v in vectors)
     np.testing.assert_allclose(found, values[0] + 0.7 * merged * (votes >= agree), rtol=1e-5, atol=1e-6)
     assert method.base == "required"
+
+
+def test_consensus_of_ties_leaves_out_of_the_trimmed_vector() -> None:
+    method = registry.get("consensus")
+    values = np.random.default_rng(4).standard_normal((3, 400)).astype(np.float32)
+    task = Task("w", (400,), ("b", "x", "y"), 0, (method.per_model(threshold=0.2),) * 3, 0)
+    options = method.build({"merged": "ties", "density": 0.5})
+    read = {"shape": (400,), "read": lambda start, stop: values[:, start:stop].copy()}
+    found = merge_tensor(method.function(task, options), **read)
+    vectors = values[1:] - values[0]
+    kept = np.stack([np.where(np.abs(v) >= np.sort(np.abs(v))[200], v, 0) for v in vectors])
+    elected = np.sign(kept.sum(0))
+    merged = np.where(np.sign(kept) == elected, kept, 0).sum(0)
+    votes = (np.abs(vectors) > 0.2 * np.abs(merged - vectors)).sum(0)
+    np.testing.assert_allclose(found, values[0] + merged * (votes >= 2), rtol=1e-4, atol=1e-5)
