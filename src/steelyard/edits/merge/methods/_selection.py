@@ -164,3 +164,16 @@ def magnitudes(values: np.ndarray) -> np.ndarray:
     """Return the keys of magnitudes: the bits of float32 numbers without their sign, uint32."""
     keys: np.ndarray = values.view(np.uint32) & np.uint32(0x7FFFFFFF)
     return keys
+
+
+def ordered(values: np.ndarray) -> np.ndarray:
+    """Return keys that stand in the order of float32 numbers of either sign, uint32."""
+    bits = values.view(np.uint32)
+    keys: np.ndarray = np.where(bits >> np.uint32(31), ~bits, bits | np.uint32(0x80000000))
+    return keys
+
+
+def value_of(key: int) -> np.float32:
+    """Return the number of a key from `ordered`."""
+    bits = key & 0x7FFFFFFF if key >> 31 else ~key & 0xFFFFFFFF
+    return np.float32(np.array(bits, np.uint32).view(np.float32))

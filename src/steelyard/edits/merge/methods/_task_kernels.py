@@ -37,6 +37,24 @@ def drop(values: np.ndarray, key: int, start: int, limit: int) -> None:
         values[i] = values[i] if _uniform(key, start + i) < limit else np.float32(0)
 
 
+@kernel(numba.void(_VECTOR, numba.uint64, numba.int64, numba.int64, numba.boolean, numba.uint64))
+def drop_parts(values: np.ndarray, key: int, start: int, width: int, rows: bool, limit: int) -> None:
+    """Set to zero the rows, or the columns, of a matrix whose draw is at or above a limit.
+
+    Args:
+        values: float32 [entries], overwritten.
+        key: of the draws.
+        start: position of the first entry.
+        width: entries of a row.
+        rows: drop rows rather than columns.
+        limit: 2^32 times the chance to be kept.
+    """
+    for i in range(values.size):
+        part = (start + i) // width if rows else (start + i) % width
+        if _uniform(key, part) >= limit:
+            values[i] = np.float32(0)
+
+
 @kernel(
     numba.void(
         _VECTOR,
