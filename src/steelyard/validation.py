@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from steelyard.errors import UserError
 
 Options = TypeVar("Options", bound=BaseModel)
+
+
+def assignments(words: Iterable[str], whose: str, model: type[BaseModel]) -> dict[str, Any]:
+    """Return values by field name from texts such as "rank=8"; those of a list are joined by colons.
+
+    Args:
+        words: the texts.
+        whose: what errors call the owner of the settings.
+        model: says which fields are lists; it is not validated against.
+
+    Raises:
+        UserError: if a text is no assignment.
+    """
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals:
+            raise UserError(f"{whose}: a setting is name=value, not {word!r}")
+        key = name.strip().replace("-", "_")
+        field = model.model_fields.get(key)
+        several = field is not None and get_origin(field.annotation) in (tuple, list)
+        values[key] = [part.strip() for part in value.split(":") if part.strip()] if several else value.strip()
+    return values
 
 
 def validate(model: type[Options], values: Mapping[str, Any], prefix: str = "") -> Options:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,9 +22,9 @@ def test_pd_quant_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     outcomes = []
     plain = pd_quant.pd_quant
 
-    def noted(*arguments: object) -> pd_quant.Outcome:
-        options = pd_quant.PdQuantOptions(steps=4, shares=(), tokens=64)
-        outcomes.append(plain(arguments[0], arguments[1], arguments[2], options))  # type: ignore[arg-type]
+    def noted(*arguments: Any) -> pd_quant.Outcome:
+        assert arguments[3] == pd_quant.PdQuantOptions(steps=4, shares=(), tokens=64)
+        outcomes.append(plain(*arguments))
         return outcomes[-1]
 
     monkeypatch.setattr("steelyard.budget.predictions.pd_quant", noted)
@@ -32,6 +33,7 @@ def test_pd_quant_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         group_size=32,
         format="steelyard",
         rounding="pd-quant",
+        settings=("steps=4", "shares=", "tokens=64"),
         data=str(text),
         sequences=4,
         sequence_length=16,
@@ -46,6 +48,16 @@ def test_pd_quant_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             np.testing.assert_array_equal(np.asarray(written.tensor(name), np.float32), rounded.decode())
     plan = read(tmp_path / "out" / "steelyard.json")["plan"]
     assert "pd-quant" in str(plan)
+
+
+def test_settings_are_those_of_pd_quant() -> None:
+    given = QuantizeOptions(rounding="pd-quant", settings=("steps=3", "shares=0.8:1.2", "prediction=false"))
+    assert given.predictions() == pd_quant.PdQuantOptions(steps=3, shares=(0.8, 1.2), prediction=False)
+    for settings, message in ((("stepz=3",), "stepz: no such option"), (("steps",), "name=value, not 'steps'")):
+        with pytest.raises(ValueError, match=message):
+            QuantizeOptions(rounding="pd-quant", settings=settings)
+    with pytest.raises(ValueError, match="settings are those of pd-quant; gptq has none"):
+        QuantizeOptions(rounding="gptq", settings=("steps=3",))
 
 
 @pytest.mark.parametrize("values", [{"data": "none"}, {"bias_correction": True}, {"codec": "nf4"}])

@@ -26,6 +26,7 @@ from steelyard.codecs import Codec, DenseCodec, EntropyCodec, IntegerCodec, LowR
 from steelyard.codecs.naming import named
 from steelyard.edits import registry
 from steelyard.edits.quantize.pd_quant import NAME as PD_QUANT
+from steelyard.edits.quantize.pd_quant import PdQuantOptions
 from steelyard.errors import UserError
 from steelyard.formats import Format
 from steelyard.formats import get as get_format
@@ -35,6 +36,7 @@ from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.units import format_size, parse_size
+from steelyard.validation import assignments, validate
 from steelyard.weights import check_output
 
 _DATA_FREE = frozenset({"absmax", "hqq"})
@@ -63,6 +65,7 @@ class QuantizeOptions(NothingHeldOut, BaseModel):
     rounding: str = Field(
         "absmax", description="absmax: the codec's own encoder, in one pass; others: steelyard methods"
     )
+    settings: tuple[str, ...] = Field((), description="of pd-quant, such as steps=24 or shares=0.9:1.1")
     rank: int | None = Field(None, ge=1, description="add a low-rank correction, rounded by GPTQ in turn with it")
     format: Literal["auto", "compressed-tensors", "steelyard", "gguf"] = Field(
         AUTO, description="how the result is stored; auto: compressed-tensors if that has the codec, else steelyard"
@@ -104,6 +107,12 @@ class QuantizeOptions(NothingHeldOut, BaseModel):
             raise ValueError(f"a low-rank correction is fitted to GPTQ; rank does not go with {self.rounding}")
         if self.rounding == PD_QUANT and (self.bias_correction or self.data == NO_DATA):
             raise ValueError("pd-quant needs text, and takes biases as they are: no bias correction with it")
+        if self.settings and self.rounding != PD_QUANT:
+            raise ValueError(f"settings are those of pd-quant; {self.rounding} has none here")
+        try:
+            self.predictions()
+        except UserError as error:
+            raise ValueError(str(error)) from None
         free = self._method() in _DATA_FREE and not self.bias_correction
         given = self.calibration or self.data not in (None, NO_DATA)
         if free and given:
@@ -134,6 +143,14 @@ class QuantizeOptions(NothingHeldOut, BaseModel):
         group = None if self.per_row else self.group_size
         base = IntegerCodec(self.bits, group, self.symmetric, scale_dtype)
         return base if self.rank is None else SumCodec(base, LowRankCodec(self.rank, scale_dtype))
+
+    def predictions(self) -> PdQuantOptions:
+        """Return the settings of pd-quant.
+
+        Raises:
+            UserError: naming the setting and what is accepted.
+        """
+        return validate(PdQuantOptions, assignments(self.settings, PD_QUANT, PdQuantOptions), f"{PD_QUANT}: ")
 
     @property
     def calibrates(self) -> bool:
@@ -268,7 +285,7 @@ def quantize_folder(
             plan = with_payloads(plan, opened, knowledge, progress)
             parts = None
             if options.rounding == PD_QUANT:
-                parts = made_by_predictions(opened, plan, knowledge, options, progress=progress)
+                parts = made_by_predictions(opened, plan, knowledge, options, options.predictions(), progress)
             made: Produced = produce(
                 plan, opened, _format(plan, opened), knowledge, path, resume=resume, progress=progress, made=parts
             )

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from steelyard.codecs import Codec
 from steelyard.edits.catalogue import Catalogue, Function, Registered
-from steelyard.errors import UserError
+from steelyard.validation import assignments
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,7 @@ class Tuner(Registered):
         Raises:
             UserError: naming the option, what was given, and what is accepted.
         """
-        values: dict[str, str] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals:
-                raise UserError(f"{self.name}: a setting is name=value, not {word!r}")
-            values[key.strip().replace("-", "_")] = value.strip()
-        return self.build(values)
+        return self.build(assignments(words, self.name, self.options))
 
 
 _CATALOGUE: Catalogue[Tuner] = Catalogue("steelyard.edits.tune", "way of training")
