@@ -20,6 +20,7 @@ from steelyard.errors import SteelyardError, UserError, VerificationError
 from steelyard.formats import get
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import open_model
+from steelyard.report import rebuild
 from tiny_llama import digest, write_tiny
 
 FORMATS = ("compressed-tensors", "steelyard")
@@ -134,6 +135,28 @@ def test_a_changed_config_is_found(changed: Callable[[str], Path], format: str) 
     edit_config(folder, lambda config: config.update(rope_theta=5e5))
     with pytest.raises(VerificationError, match=r"config\.json has changed"):
         audit(folder)
+
+
+def test_the_report_is_among_what_is_hashed(
+    tmp_path: Path, finished: Callable[..., Path], tiny_llama: Path
+) -> None:
+    """A page of other words is found; one drawn again by `report` is the same page, or has its hash recorded."""
+    folder = Path(shutil.copytree(finished("fit", tiny_llama, "steelyard"), tmp_path / "fitted"))
+    record = json.loads((folder / "steelyard.json").read_bytes())
+    figures = {path.relative_to(folder).as_posix() for path in (folder / "report").glob("*.png")}
+    assert {"report.html", *figures} <= set(record["outputs"])
+    before = digest(folder)
+    rebuild(folder)
+    assert digest(folder) == before
+    page = folder / "report.html"
+    page.write_bytes(page.read_bytes().replace(b"<title>", b"<title>A better "))
+    with pytest.raises(VerificationError, match=r"report\.html has changed"):
+        audit(folder)
+    # A newer release draws another page from the same data.
+    record["report"]["notes"] = ["a note"]
+    (folder / "steelyard.json").write_text(json.dumps(record))
+    rebuild(folder)
+    assert audit(folder)[0].status == "pass" and b"a note" in page.read_bytes()
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "generation_config.json"])

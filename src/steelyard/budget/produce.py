@@ -18,7 +18,7 @@ from steelyard.formats import Format
 from steelyard.formats.verify import Check, verify_folder
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
-from steelyard.weights import FolderWriter, Layout, data_hash, staging_folder
+from steelyard.weights import FolderWriter, Layout, data_hash, file_hash, staging_folder
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def produce(
                 )
             )
             sections.update(describe(Staged(folder, layout, outcome.errors, tuple(checks))))
+            outputs = writer.file_hashes()
             writer.add_file(
                 FILE_NAME,
                 document(
@@ -107,7 +108,7 @@ def produce(
                     plan_hash=plan.hash(),
                     versions=versions(),
                     inputs=hashes,
-                    outputs=writer.file_hashes(),
+                    outputs={**outputs, **_added(folder, outputs)},
                     bytes={"planned": layout.total_bytes, "files": layout.file_sizes},
                     errors=dict(outcome.errors),
                     certificates=[check.to_dict() for check in checks],
@@ -116,6 +117,12 @@ def produce(
 
         folder = writer.finish(verify)
     return Produced(folder, plan, layout, outcome.errors, tuple(checks), sections)
+
+
+def _added(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """Return the hashes of what a description added to a folder: its report."""
+    files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: file_hash(path) for name, path in files.items() if name not in known and name != FILE_NAME}
 
 
 @contextmanager

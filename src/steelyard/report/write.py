@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from steelyard.budget.provenance import document
 from steelyard.errors import UserError
 from steelyard.report.data import ReportData
 from steelyard.report.image import can_draw, save_png
 from steelyard.report.page import FIGURES, drawings, page
+from steelyard.weights import file_hash
 
 PAGE = "report.html"
 _FOLDER = "report"
@@ -45,6 +49,8 @@ def write(folder: Path, data: ReportData) -> list[Path]:
 def rebuild(folder: Path) -> list[Path]:
     """Write the report of an output folder again from the data kept in its `steelyard.json`.
 
+    The hashes that the record keeps of the report's files become those of the new ones.
+
     Raises:
         UserError: if the folder has no such data.
     """
@@ -59,4 +65,18 @@ def rebuild(folder: Path) -> list[Path]:
         raise UserError(f"{record} cannot be read: {error}") from None
     if not isinstance(content, dict) or not isinstance(content.get(_KEY), dict):
         raise UserError(f"{record} holds no {_KEY!r}; run fit or measure again to get one")
-    return write(folder, ReportData.from_dict(content[_KEY]))
+    paths = write(folder, ReportData.from_dict(content[_KEY]))
+    _record_hashes(record, content, paths)
+    return paths
+
+
+def _record_hashes(record: Path, content: Mapping[str, Any], paths: Sequence[Path]) -> None:
+    """Put the hashes of the report's files into the record, if that has them."""
+    outputs = content.get("outputs")
+    if not isinstance(outputs, dict) or PAGE not in outputs:
+        return
+    kept = {name: digest for name, digest in outputs.items() if name != PAGE and not name.startswith(f"{_FOLDER}/")}
+    made = {path.relative_to(record.parent).as_posix(): file_hash(path) for path in sorted(paths)}
+    staged = record.with_name(f".{record.name}.partial")
+    staged.write_bytes(document(**{**content, "outputs": {**kept, **made}}))
+    os.replace(staged, record)
