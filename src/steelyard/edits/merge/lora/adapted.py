@@ -159,7 +159,7 @@ class AdaptedModel:
         tensors = {name for name in self._names if name not in self._base.spec.ties or name in self._aliases}
         shapes = {name: (self.shape(name), self.dtype(name)) for name in self._names if name in tensors}
         try:
-            return ModelSpec.build(self.config, shapes)
+            return ModelSpec.build(self.config, shapes, untied=tuple(self._base.spec.tensors))
         except UserError as error:
             raise UserError(f"{self.label}: {error}") from None
 
