@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import sysconfig
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def _prose(split: Split) -> Iterator[SourceFile]:
     """The docstrings of the standard library's modules, classes and functions, one text for each file."""
     for file in files(split):
         try:
-            tree = ast.parse(file.text)
+            with warnings.catch_warnings(action="ignore"):
+                tree = ast.parse(file.text)
         except (SyntaxError, ValueError):
             continue
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
