@@ -18,6 +18,7 @@ from steelyard.edits.merge.masks.tall import pack, tall_mask
 from steelyard.edits.merge.pieces import cuts
 from steelyard.edits.merge.tensors import Computed, Models
 from steelyard.errors import UserError
+from steelyard.parallel import stream_threads
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import (
     DTYPES,
@@ -95,12 +96,16 @@ class Vectors:
         self._dtype = DTYPES[self.stored].numpy
         self.names = [name for name in self.models.names if self.models.is_float(name)]
 
-    def piece(self, name: str, start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return (base [entries], vectors [tasks, entries], their stored sum [entries]), float32."""
-        values = self.models.reader(name)(start, stop)
-        vectors = values[1:] - values[0]
-        merged = vectors.sum(0).astype(self._dtype).astype(np.float32)
-        return values[0], vectors, merged
+    def reader(self, name: str) -> Callable[[int, int], tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Return what reads (base [entries], vectors [tasks, entries], their stored sum [entries]), float32."""
+        read = self.models.reader(name)
+
+        def piece(start: int, stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            values = read(start, stop)
+            vectors = values[1:] - values[0]
+            return values[0], vectors, vectors.sum(0).astype(self._dtype).astype(np.float32)
+
+        return piece
 
     def masked(self, task: str, threshold: float) -> Computed:
         """Return what a task's model would be at a threshold."""
@@ -108,7 +113,7 @@ class Vectors:
 
         def compute(name: str) -> np.ndarray:
             shape = self.models.shape(name)
-            base, vectors, merged = self.piece(name, 0, int(np.prod(shape, dtype=np.int64)))
+            base, vectors, merged = self.reader(name)(0, count(self.models, name))
             return masked(base, merged, tall_mask(vectors[row], merged, threshold)).reshape(shape)
 
         return Computed(self.models, compute)
@@ -154,19 +159,21 @@ def build_store(
         layout = _layout(vectors)
         inputs = {label: identity(model) for label, model in vectors.models.inputs.items()}
         work = json.dumps([options.model_dump(mode="json"), inputs, thresholds])
-        kept = dict.fromkeys(vectors.tasks, 0)
+        total = np.zeros(len(vectors.tasks), np.int64)
         progress.start("masks", len(vectors.names), "tensors")
         with FolderWriter(path, layout, resume=resume, plan_hash=bytes_hash(work.encode())) as writer:
-            for name in vectors.names:
-                merged, masks = _build(vectors, name, [thresholds[task] for task in vectors.tasks], kept)
+            values = [thresholds[task] for task in vectors.tasks]
+            made = stream_threads(lambda name: _build(vectors, name, values), vectors.names)
+            for name, (merged, masks, kept) in zip(vectors.names, made, strict=True):
                 if not writer.done(name):
                     writer.write(name, merged)
                 if not writer.done(name + MASKS):
                     writer.write(name + MASKS, masks)
+                total += kept
                 progress.advance(1)
             progress.finish()
             entries = sum(count(vectors.models, name) for name in vectors.names)
-            share = {task: number / entries for task, number in kept.items()}
+            share = {task: int(kept) / entries for task, kept in zip(vectors.tasks, total, strict=True)}
             record = {
                 "tasks": list(vectors.tasks),
                 "thresholds": thresholds,
@@ -195,21 +202,22 @@ def _choose(
     return {task: min(found, key=lambda value: found[value]) for task, found in losses.items()}, losses
 
 
-def _build(
-    vectors: Vectors, name: str, thresholds: Sequence[float], kept: dict[str, int]
-) -> tuple[np.ndarray, np.ndarray]:
+def _build(vectors: Vectors, name: str, thresholds: Sequence[float]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return a tensor's merged vector, its masks [tasks, bytes], and how many entries each mask keeps [tasks]."""
     shape, entries = vectors.models.shape(name), count(vectors.models, name)
     merged = np.empty(entries, DTYPES[vectors.stored].numpy)
     masks = np.zeros((len(thresholds), (entries + 7) // 8), np.uint8)
+    kept = np.zeros(len(thresholds), np.int64)
+    read = vectors.reader(name)
     # Pieces begin at multiples of eight entries, so that every byte of a mask belongs to one piece.
     for start, stop in cuts(shape, "entry"):
-        _, taken, total = vectors.piece(name, start, stop)
+        _, taken, total = read(start, stop)
         merged[start:stop] = total
         for row, threshold in enumerate(thresholds):
             mask = tall_mask(taken[row], total, threshold)
             masks[row, start // 8 : (stop + 7) // 8] = pack(mask)
-            kept[vectors.tasks[row]] += int(np.count_nonzero(mask))
-    return merged.reshape(shape), masks
+            kept[row] += np.count_nonzero(mask)
+    return merged.reshape(shape), masks, kept
 
 
 def _layout(vectors: Vectors) -> Layout:

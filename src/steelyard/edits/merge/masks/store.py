@@ -7,6 +7,7 @@ A store holds for every float tensor of the base `NAME`, the merged task vector,
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
@@ -18,6 +19,7 @@ from steelyard.edits.merge.masks.tall import unpack
 from steelyard.edits.merge.pieces import cuts
 from steelyard.edits.merge.tensors import Computed, Models
 from steelyard.errors import UserError
+from steelyard.parallel import stream_threads
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import (
     DTYPES,
@@ -65,12 +67,15 @@ class Store:
             raise UserError(f"{location} is not the base {folder} was made with; name the right one with --base")
         self._models = Models({BASE: self.base})
 
-    def piece(self, task: str, name: str, start: int, stop: int) -> np.ndarray:
-        """Return entries of a task's model, float32: the base and the masked vector."""
-        row = self._row(task)
-        base = self._models.reader(name)(start, stop)[0]
-        merged = self.checkpoint.tensor(name).reshape(-1)[start:stop].astype(np.float32)
-        return masked(base, merged, unpack(self.checkpoint.tensor(name + MASKS)[row], start, stop))
+    def reader(self, task: str, name: str) -> Callable[[int, int], np.ndarray]:
+        """Return what reads entries of a task's tensor, float32: the base and the masked vector."""
+        base, merged = self._models.reader(name), self.checkpoint.tensor(name).reshape(-1)
+        bits = self.checkpoint.tensor(name + MASKS)[self._row(task)]
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return masked(base(start, stop)[0], merged[start:stop].astype(np.float32), unpack(bits, start, stop))
+
+        return read
 
     def source(self, task: str) -> Computed:
         """Return a task's model as weights to measure."""
@@ -78,7 +83,7 @@ class Store:
 
         def compute(name: str) -> np.ndarray:
             shape = self._models.shape(name)
-            return self.piece(task, name, 0, count(self._models, name)).reshape(shape)
+            return self.reader(task, name)(0, count(self._models, name)).reshape(shape)
 
         return Computed(self._models, compute)
 
@@ -93,11 +98,12 @@ class Store:
         names = self.base.names
         stored = [StoredTensor(name, self.base.dtype(name), self._models.shape(name)) for name in names]
         work = json.dumps([task, self._record["outputs"]])
-        progress.start("reconstructing", len(names), "tensors")
+        progress.start("unpacking", len(names), "tensors")
         with FolderWriter(path, plan_layout(stored), resume=resume, plan_hash=bytes_hash(work.encode())) as writer:
-            for tensor in stored:
-                if not writer.done(tensor.name):
-                    writer.write(tensor.name, self._tensor(task, tensor))
+            left = [tensor for tensor in stored if not writer.done(tensor.name)]
+            made = stream_threads(lambda tensor: self._tensor(task, tensor), left)
+            for tensor, values in zip(left, made, strict=True):
+                writer.write(tensor.name, values)
                 progress.advance(1)
             progress.finish()
             writer.carry(self.base.checkpoint)
@@ -117,8 +123,9 @@ class Store:
         if not self._models.is_float(tensor.name):
             return self._models.whole(BASE, tensor.name)
         result = np.empty(count(self._models, tensor.name), DTYPES[tensor.dtype].numpy)
+        read = self.reader(task, tensor.name)
         for start, stop in cuts(tensor.shape, "entry"):
-            result[start:stop] = self.piece(task, tensor.name, start, stop)
+            result[start:stop] = read(start, stop)
         return result.reshape(tensor.shape)
 
     def _row(self, task: str) -> int:
