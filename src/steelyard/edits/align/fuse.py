@@ -19,7 +19,7 @@ from steelyard.edits.align.opened import Two, open_two
 from steelyard.edits.align.options import FuseOptions
 from steelyard.edits.align.otfusion import Fusion
 from steelyard.edits.align.pleas import LeastSquares, Partial, fully, join
-from steelyard.edits.align.weights import match_weights
+from steelyard.edits.align.weights import match_nearest
 from steelyard.errors import UserError
 from steelyard.progress import SILENT, Progress
 from steelyard.units import parse_size
@@ -116,7 +116,7 @@ def _pleas(two: Two, options: FuseOptions, progress: Progress) -> _Made:
     if options.match == "activations":
         orders, likeness = match_moments(two, moments, True), unit_likeness(two, moments, True)
     else:
-        orders = match_weights(
+        orders = match_nearest(
             two.symmetry, two.read_first, two.read_second, seed=options.seed, progress=progress
         ).maps
     ffn = _ffn(two)

@@ -15,7 +15,7 @@ from steelyard.edits.align.forward import in_order, run
 from steelyard.edits.align.maps import Maps, distance, identity, mapped
 from steelyard.edits.align.opened import Two, open_two
 from steelyard.edits.align.options import AlignOptions
-from steelyard.edits.align.weights import Matched, match_weights
+from steelyard.edits.align.weights import Matched, match_nearest
 from steelyard.edits.prepare.certificate import TOLERANCE, draw_tokens, relative
 from steelyard.errors import VerificationError
 from steelyard.jobs import OpenModel
@@ -106,7 +106,7 @@ def align_folder(
 
 def _match(two: Two, options: AlignOptions, progress: Progress) -> Matched:
     if options.method == "weights":
-        return match_weights(
+        return match_nearest(
             two.symmetry,
             two.read_first,
             two.read_second,
@@ -114,9 +114,14 @@ def _match(two: Two, options: AlignOptions, progress: Progress) -> Matched:
             seed=options.seed,
             progress=progress,
         )
-    from steelyard.edits.align.activations import match_activations
+    if options.method == "activations":
+        from steelyard.edits.align.activations import match_activations
 
-    maps = match_activations(two, options, progress)
+        maps = match_activations(two, options, progress)
+    else:
+        from steelyard.edits.align.straight_through import match_straight_through
+
+        maps = match_straight_through(two, options, progress)
     plain = identity(two.symmetry)
     before, after = (distance(two.symmetry, found, two.read_first, two.read_second) for found in (plain, maps))
     return Matched(maps, 0, before, after)

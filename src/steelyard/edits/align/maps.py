@@ -28,9 +28,7 @@ def along(tensor: np.ndarray, dim: int, found: Map) -> np.ndarray:
     return moved
 
 
-def mapped(
-    symmetry: Symmetry, maps: Maps, name: str, tensor: np.ndarray, other: Symmetry | None = None, without: int = -1
-) -> np.ndarray:
+def mapped(symmetry: Symmetry, maps: Maps, name: str, tensor: np.ndarray, without: int = -1) -> np.ndarray:
     """Return a tensor of the other model in this model's order.
 
     Args:
@@ -38,7 +36,6 @@ def mapped(
         maps: of every space.
         name: of the tensor.
         tensor: the other model's.
-        other: the other model's symmetry where its sizes differ.
         without: a dimension that is left as it is.
     """
     for dim, spaces in enumerate(symmetry.dims.get(name, ())):
@@ -49,26 +46,28 @@ def mapped(
             continue
         parts = []
         for space in spaces:
-            part = np.take(tensor, _range((other or symmetry).stretch(name, dim, space)), axis=dim)
+            part = np.take(tensor, _range(symmetry.stretch(name, dim, space)), axis=dim)
             parts.append(along(part, dim, maps[space]))
         tensor = np.concatenate(parts, axis=dim)
     return tensor
 
 
-def products(
-    symmetry: Symmetry, maps: Maps, space: str, read_a: Read, read_b: Read, other: Symmetry | None = None
-) -> np.ndarray:
-    """Return for every two units of a space the inner product of all their weights, the other dimensions mapped.
+def products(symmetry: Symmetry, maps: Maps, space: str, read_a: Read, read_b: Read) -> np.ndarray:
+    """Return for every two units of a space the inner product of their weights, the other dimensions mapped.
+
+    Weights whose other side is a space that `maps` lacks are left out.
 
     Returns:
-        float64 [n, other n].
+        float64 [n, n].
     """
-    other = other or symmetry
-    total = np.zeros((symmetry.sizes[space], other.sizes[space]))
+    size = symmetry.sizes[space]
+    total = np.zeros((size, size))
     for name, dim in symmetry.holders(space):
+        others = [held for place, spaces in enumerate(symmetry.dims[name]) if place != dim for held in spaces]
+        if any(held not in maps for held in others):
+            continue
         ours = rows(symmetry, name, dim, space, read_a(name))
-        mixed = mapped(symmetry, maps, name, read_b(name), other, without=dim)
-        theirs = rows(other, name, dim, space, mixed)
+        theirs = rows(symmetry, name, dim, space, mapped(symmetry, maps, name, read_b(name), without=dim))
         total += ours @ theirs.T
     return total
 

@@ -12,14 +12,16 @@ class AlignOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["weights", "activations"] = Field(
+    method: Literal["weights", "activations", "straight-through"] = Field(
         "weights", description="what decides which unit belongs to which"
     )
     sweeps: int = Field(50, ge=1, description="weights: the most passes over all spaces")
     correlate: bool = Field(True, description="activations: by correlation; otherwise by the inner product")
-    data: str | None = Field(None, description="activations: text, as for fit")
-    sequences: int = Field(64, ge=1, description="activations: windows of text")
-    sequence_length: int = Field(128, ge=8, description="activations: tokens in a window")
+    steps: int = Field(50, ge=1, description="straight-through: steps of training")
+    learning_rate: float = Field(0.003, gt=0, description="straight-through: of the weights that are matched")
+    data: str | None = Field(None, description="activations, straight-through: text, as for fit")
+    sequences: int = Field(64, ge=1, description="activations, straight-through: windows of text")
+    sequence_length: int = Field(128, ge=8, description="activations, straight-through: tokens in a window")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
     seed: int = Field(0, description="seed of everything drawn")
 

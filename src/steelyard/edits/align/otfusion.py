@@ -10,7 +10,7 @@ from steelyard.edits.align.assignment import assign_attention
 from steelyard.edits.align.maps import Map, along, rows
 from steelyard.edits.align.moments import Moments
 from steelyard.edits.align.opened import Two
-from steelyard.edits.align.symmetry import Symmetry
+from steelyard.edits.align.symmetry import Attention
 from steelyard.edits.align.transport import transport
 
 _PARTS = ("query", "key", "value", "attended")
@@ -39,11 +39,11 @@ class Fusion:
     def match_weights(self) -> None:
         """Find the maps by the squared distance of units' weights."""
         for sweep in range(self._sweeps):
-            for space in _order(self._two.symmetry):
-                if space in self._two.symmetry.plain:
-                    self._transport(space, self._weight_cost(space, whole=sweep > 0))
+            for unit in self._two.symmetry.from_the_input():
+                if isinstance(unit, Attention):
+                    self._assign(unit, lambda part: self._sums(part, whole=True)[0])
                 else:
-                    self._assign(space, lambda part: self._products(part, whole=True))
+                    self._transport(unit, self._weight_cost(unit, whole=sweep > 0))
 
     def match_activations(self, moments: Mapping[str, Moments], likeness: Mapping[str, np.ndarray]) -> None:
         """Find the maps by the squared distance of what units do on text.
@@ -57,7 +57,7 @@ class Fusion:
             own, other = np.diag(found.first), np.diag(found.second)
             self._transport(space, (own[:, None] + other[None, :] - 2 * found.cross) / found.tokens)
         for attention in self._two.symmetry.attentions:
-            self._assign(attention.name, lambda part: likeness[part])
+            self._assign(attention, lambda part: likeness[part])
 
     def tensor(self, name: str, share: float) -> np.ndarray:
         """Return a fused tensor, float32.
@@ -96,9 +96,6 @@ class Fusion:
         dims = self._two.symmetry.dims[name]
         return all(space in self.maps for d, spaces in enumerate(dims) if d != dim for space in spaces)
 
-    def _products(self, space: str, whole: bool) -> np.ndarray:
-        return self._sums(space, whole)[0]
-
     def _weight_cost(self, space: str, whole: bool) -> np.ndarray:
         products, own, other = self._sums(space, whole)
         return np.asarray(own[:, None] + other[None, :] - 2 * products)
@@ -130,16 +127,6 @@ class Fusion:
         self.costs[space] = float((plan * cost).sum())
         self.maps[space] = plan * len(plan)
 
-    def _assign(self, name: str, products: Callable[[str], np.ndarray]) -> None:
-        attention = next(known for known in self._two.symmetry.attentions if known.name == name)
+    def _assign(self, attention: Attention, products: Callable[[str], np.ndarray]) -> None:
         found = {part: products(attention.space(part)) for part in _PARTS}
         self.maps |= assign_attention(attention, found)
-
-
-def _order(symmetry: Symmetry) -> list[str]:
-    """Return the spaces from the input to the output: the stream, then each block's attention and channels."""
-    attentions = {attention.name.rpartition(".")[0]: attention.name for attention in symmetry.attentions}
-    found = [space for space in symmetry.plain if "." not in space]
-    for layer, attention in attentions.items():
-        found += [attention, *(space for space in symmetry.plain if space.startswith(f"{layer}."))]
-    return found

@@ -122,6 +122,14 @@ class Symmetry:
         plain = tuple(name for name in sizes if ".attention." not in name)
         return cls(dims, sizes, plain, attentions)
 
+    def from_the_input(self) -> list[str | Attention]:
+        """Return what is matched on its own, from the input to the output: the stream, then block by block."""
+        found: list[str | Attention] = [space for space in self.plain if "." not in space]
+        for attention in self.attentions:
+            block = attention.name.removesuffix("attention")
+            found += [attention, *(space for space in self.plain if space.startswith(block))]
+        return found
+
     def holders(self, space: str) -> list[tuple[str, int]]:
         """Return every tensor that has a space, and the dimension."""
         return [

@@ -58,10 +58,11 @@ def match_weights(
         start: orders to begin with.
         progress: advanced by spaces.
 
-    Source: Ainsworth et al. 2022, arXiv 2209.04836, section 3.2 and algorithm 1 (permutation coordinate descent).
+    Source: Ainsworth et al. 2022, arXiv 2209.04836, section 3.2 and algorithm 1 (permutation coordinate descent),
+        which starts from the models as they came; see `match_nearest` for a second start.
     """
     maps = dict(start or identity(symmetry))
-    units: list[str | Attention] = [*symmetry.plain, *symmetry.attentions]
+    units = symmetry.from_the_input()
     before = distance(symmetry, identity(symmetry), read_a, read_b)
     done = 0
     progress.start("matching weights", sweeps * len(units))
@@ -79,6 +80,36 @@ def match_weights(
             break
     progress.finish()
     return Matched(maps, done, before, distance(symmetry, maps, read_a, read_b))
+
+
+def match_nearest(
+    symmetry: Symmetry, read_a: Read, read_b: Read, *, sweeps: int = 50, seed: int = 0, progress: Progress = SILENT
+) -> Matched:
+    """Return the nearer of what weight matching finds from two starts.
+
+    One is the models as they came, the paper's. The other is a pass from the input to the output, in which units
+    are known by the weights whose other side is matched already: the stream by the embeddings, a block's units by
+    the stream. Trained embeddings say more of the stream than blocks do whose own units are not matched yet.
+
+    Args: as `match_weights` has them.
+    """
+    found = [
+        match_weights(symmetry, read_a, read_b, sweeps=sweeps, seed=seed, start=start, progress=progress)
+        for start in (None, first_pass(symmetry, read_a, read_b))
+    ]
+    return min(found, key=lambda matched: matched.after)
+
+
+def first_pass(symmetry: Symmetry, read_a: Read, read_b: Read) -> dict[str, Map]:
+    """Return orders found from the input to the output, each by what is matched before it."""
+    maps: dict[str, Map] = {}
+    for unit in symmetry.from_the_input():
+        if isinstance(unit, Attention):
+            found = {part: products(symmetry, maps, unit.space(part), read_a, read_b) for part in _PARTS}
+            maps |= assign_attention(unit, found)
+        else:
+            maps[unit] = assign(products(symmetry, maps, unit, read_a, read_b))
+    return maps
 
 
 def _plain_step(symmetry: Symmetry, maps: dict[str, Map], space: str, read_a: Read, read_b: Read) -> bool:
