@@ -3,7 +3,7 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`, `grow`, `shed`.
+Jobs: `fit`, `quantize`, `prepare`, `merge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`, `grow`, `shed`.
 Errors: `UserError` for what the caller can put right.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import fit, measure, nest, open, prepare, quantize, spec, weigh
+    from steelyard.api import fit, measure, merge, nest, open, prepare, quantize, spec, weigh
     from steelyard.errors import SteelyardError, UserError, VerificationError
     from steelyard.loading import grow, load, shed
 
@@ -28,6 +28,7 @@ _HOMES = {
     "quantize": "steelyard.api",
     "convert": "steelyard.api",
     "measure": "steelyard.api",
+    "merge": "steelyard.api",
     "open": "steelyard.api",
     "spec": "steelyard.api",
     "weigh": "steelyard.api",
@@ -51,6 +52,7 @@ __all__ = [
     "grow",
     "load",
     "measure",
+    "merge",
     "nest",
     "open",
     "prepare",

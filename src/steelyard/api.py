@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from steelyard.budget.prepare import PrepareResult
     from steelyard.budget.quantize import QuantizeResult
     from steelyard.budget.tune import TuneResult
+    from steelyard.edits.merge.job import MergeResult
     from steelyard.formats.convert import Converted
     from steelyard.formats.logical import LogicalCheckpoint
     from steelyard.spec import ModelSpec
@@ -83,6 +84,33 @@ def tune(
     """Train the codes of a quantized folder towards its model; options as `TuneOptions` has them."""
     result: TuneResult = _step("tune", model, out, options, resume, progress)
     return result
+
+
+def merge(
+    recipe: str | Path | Mapping[str, Any],
+    *,
+    out: str | Path,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> MergeResult:
+    """Merge models as a recipe in mergekit's dialect says.
+
+    Args:
+        recipe: a YAML file, or what would be in one as a mapping.
+        out: the folder to make.
+        resume: continue an interrupted run.
+        progress: advanced by bytes.
+        options: the fields of `steelyard.edits.merge.options.MergeOptions`, such as `seed`.
+
+    Raises:
+        UserError: with everything that is wrong, before a byte is written; or naming a value that is not finite.
+    """
+    from steelyard.budget.merge import merge_file
+    from steelyard.edits.merge.options import MergeOptions
+    from steelyard.validation import validate
+
+    return merge_file(recipe, out, validate(MergeOptions, options), resume=resume, progress=progress)[-1]
 
 
 def convert(

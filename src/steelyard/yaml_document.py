@@ -76,7 +76,7 @@ def parse_documents(text: str, path: Path) -> list[Document]:
         UserError: if it is not YAML, or repeats a key; with the line.
     """
     try:
-        roots = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
+        roots: list[yaml.Node | None] = list(yaml.compose_all(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -74,7 +74,7 @@ def test_threads_and_pieces_do_not_change_a_byte(
 ) -> None:
     merge_file(linear, tmp_path / "first", MergeOptions())
     monkeypatch.setattr(engine, "PIECE", 100)
-    monkeypatch.setattr(engine, "_RUN", 300)
+    monkeypatch.setattr(engine, "RUN", 300)
     merge_file(linear, tmp_path / "second", MergeOptions(**settings))
     first, second = image(tmp_path / "first"), image(tmp_path / "second")
     assert first["model.safetensors"] == second["model.safetensors"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from steelyard.budget.convert import audit_conversion
+from steelyard.budget.merge import audit_merge
 from steelyard.budget.plan import Plan, plan_files
 from steelyard.budget.provenance import FILE_NAME, read
 from steelyard.errors import UserError, VerificationError
@@ -32,6 +33,10 @@ def audit(folder: Path, against: str | None = None, progress: Progress = SILENT)
         raise UserError(f"{record} is missing; only folders that steelyard wrote can be verified")
     sections = read(record)
     checks = [_hashes(folder, sections["outputs"])]
+    if sections.get("verb") == "merge":
+        if against is not None:
+            raise UserError(f"{folder} is a merge of several models: verify it without --against")
+        return [*checks, audit_merge(folder, sections)]
     if against is None:
         return checks
     if sections.get("verb") == "convert":

@@ -18,19 +18,67 @@ from steelyard.units import format_size
 @click.option("--out", type=click.Path(path_type=Path), help="the folder to make, instead of OUT")
 @add_options(MergeOptions)
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
+@click.option("--dry-run", is_flag=True, help="check everything and say what it takes; write nothing")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
 def command(
-    recipe: Path, folder: Path | None, out: Path | None, resume: bool, as_json: bool, **values: Any
+    recipe: Path,
+    folder: Path | None,
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    as_json: bool,
+    **values: Any,
 ) -> None:
     """Merge models as RECIPE says, a YAML file in mergekit's dialect, and write OUT."""
+    from steelyard.cli.console import show_json
+    from steelyard.edits.merge.problems import PreflightError
+
+    options = build(MergeOptions, values)
+    try:
+        if dry_run:
+            _forecast(recipe, options, as_json)
+        else:
+            _merge(recipe, _target(folder, out), options, resume, as_json)
+    except PreflightError as error:
+        if as_json:
+            show_json(error.to_dict())
+        raise
+
+
+def _target(folder: Path | None, out: Path | None) -> Path:
+    target = folder or out
+    if target is None or (folder is not None and out is not None):
+        raise click.UsageError("give the folder to make once, as OUT or with --out (or --dry-run to see the plan)")
+    return target
+
+
+def _forecast(recipe: Path, options: MergeOptions, as_json: bool) -> None:
+    from steelyard.cli.console import show_json
+    from steelyard.edits.merge.dialect import read_recipes
+    from steelyard.edits.merge.job import forecasts
+
+    recipes = read_recipes(recipe)
+    found = forecasts(recipes, options, where=str(recipe))
+    if as_json:
+        show_json([forecast.to_dict() for forecast in found])
+        return
+    for forecast in found:
+        for note in forecast.notes:
+            click.echo(f"note: {note}")
+        label = f"{forecast.name}: " if forecast.name else ""
+        click.echo(f"{label}{forecast.method} of {', '.join(forecast.models)}")
+        click.echo(f"{label}{forecast.sentence()}")
+    if len(found) < len(recipes):
+        click.echo(
+            f"{len(recipes) - len(found)} more documents are made of these results, and planned when they exist"
+        )
+
+
+def _merge(recipe: Path, out: Path, options: MergeOptions, resume: bool, as_json: bool) -> None:
     from steelyard.budget.merge import merge_file
     from steelyard.cli.console import progress, show_json
 
-    if (folder is None) == (out is None):
-        raise click.UsageError("give the folder to make once, as OUT or with --out")
-    target = folder or out
-    assert target is not None
-    results = merge_file(recipe, target, build(MergeOptions, values), resume=resume, progress=progress())
+    results = merge_file(recipe, out, options, resume=resume, progress=progress())
     if as_json:
         show_json([result.to_dict() for result in results])
         return

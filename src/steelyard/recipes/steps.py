@@ -88,6 +88,14 @@ STEPS: dict[str, StepKind] = {
             "dry_run",
         ),
         StepKind(
+            "merge",
+            "one model out of this and others",
+            "steelyard.budget.merge",
+            "MergeStepOptions",
+            "merge_step",
+            "dry_run",
+        ),
+        StepKind(
             "nest", "every size in one file", "steelyard.budget.nest", "NestOptions", "nest_folder", "dry_run"
         ),
         StepKind(

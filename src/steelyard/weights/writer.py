@@ -189,10 +189,16 @@ class FolderWriter:
         journal = self._stage.journal
         return {name: journal.finished[name].blake3 for name in self._places if self.done(name)}
 
-    def file_hashes(self, progress: Progress = SILENT) -> dict[str, str]:
-        """Return the BLAKE3, in hexadecimal, of every file the folder holds so far."""
+    def file_hashes(self, progress: Progress = SILENT, weights: bool = True) -> dict[str, str]:
+        """Return the BLAKE3, in hexadecimal, of every file the folder holds so far.
+
+        Args:
+            progress: advanced by bytes.
+            weights: whether the weight files are among them; `tensor_hashes` costs no second reading.
+        """
         index = [] if self._layout.index is None else [INDEX_FILE]
-        paths = {name: self.folder / name for name in sorted({*self._names(), *index, *self._others})}
+        files = self._names() if weights else set()
+        paths = {name: self.folder / name for name in sorted({*files, *index, *self._others})}
         progress.start("hashing the output", sum(path.stat().st_size for path in paths.values()), "B")
         hashes = {}
         for name, path in paths.items():

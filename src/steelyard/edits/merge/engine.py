@@ -19,7 +19,7 @@ import numpy as np
 from steelyard.edits.merge import floats
 from steelyard.edits.merge.base import Merge, Piece
 from steelyard.edits.merge.inputs import InputModel, Reader
-from steelyard.edits.merge.pieces import cuts
+from steelyard.edits.merge.pieces import cuts, merged_pieces
 from steelyard.edits.merge.plan import MergePlan, PlannedTensor
 from steelyard.errors import WeightError
 from steelyard.parallel import cpu_count, single_threaded_blas
@@ -29,7 +29,8 @@ from steelyard.weights import FolderWriter
 PIECE = 1 << 16
 """Entries of a piece: those of a few models stay in the processor's cache."""
 
-_RUN = 1 << 20  # entries that a worker takes at a time
+RUN = 1 << 20
+"""Entries that a worker takes at a time."""
 
 
 @dataclass
@@ -88,6 +89,28 @@ def merge_tensors(
     with _blas_limits(plan):
         _Engine(plan, models, writer, progress).run(workers or cpu_count())
     progress.finish()
+
+
+def rehearse(plan: MergePlan, tensor: PlannedTensor, models: Sequence[InputModel]) -> None:
+    """Merge one tensor in this thread and let go of it, to see how long it takes.
+
+    Args:
+        plan: what it belongs to.
+        tensor: of the plan, or the beginning of one.
+        models: the models of the plan.
+    """
+    readers = tuple(models[origin.model].reader(origin.tensor) for origin in tensor.origins)
+    merge = plan.method.function(tensor.task(plan.models, plan.seed), tensor.options)
+
+    def read(start: int, stop: int) -> np.ndarray:
+        values = np.empty((len(readers), stop - start), np.float32)
+        for row, reader in enumerate(readers):
+            floats.widen(reader(start, stop), values[row])
+        return values
+
+    out = np.empty(tensor.entries, floats.numpy_type(tensor.dtype))
+    for start, stop, merged in merged_pieces(merge, tensor.shape, read):
+        floats.narrow(merged, tensor.dtype, out[start:stop])
 
 
 def _blas_limits(plan: MergePlan) -> AbstractContextManager[None]:
@@ -188,7 +211,7 @@ class _Engine:
         begin, entries = 0, 0
         for number, start, stop in pieces:
             entries += stop - start
-            if entries >= _RUN or number == len(pieces) - 1:
+            if entries >= RUN or number == len(pieces) - 1:
                 runs.append(_Run(tensor, tuple(pieces[begin : number + 1])))
                 begin, entries = number + 1, 0
         tensor.left = len(runs)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from steelyard.edits.merge import registry
-from steelyard.edits.merge.dialect import MergeRecipe, ModelReference
+from steelyard.edits.merge.dialect import MergeRecipe
 from steelyard.edits.merge.engine import merge_tensors
-from steelyard.edits.merge.inputs import InputModel, Opener
 from steelyard.edits.merge.options import MergeOptions
-from steelyard.edits.merge.plan import MergePlan
-from steelyard.edits.merge.planning import build_plan
-from steelyard.edits.merge.problems import Problems
+from steelyard.edits.merge.output import Record, add_files, record_of
+from steelyard.edits.merge.preflight import Forecast, forecast, prepare
 from steelyard.errors import UserError
 from steelyard.progress import SILENT, Progress
-from steelyard.units import parse_size
-from steelyard.weights import FolderWriter, Layout, check_output
-
-_OWN_FILES = frozenset({"config.json", "steelyard.json", "report.html", "README.md", "mergekit_config.yml"})
-
-Record = Callable[[Mapping[str, Any]], bytes]
-"""Returns the content of `steelyard.json` from its sections."""
+from steelyard.weights import FolderWriter, check_output
 
 
 @dataclass(frozen=True)
@@ -61,60 +51,6 @@ class MergeResult:
         }
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """A merge that passed its preflight.
-
-    Attributes:
-        plan: what it will do.
-        models: open, in the order of the plan.
-        donor: the model whose files go along.
-        layout: of the result.
-    """
-
-    plan: MergePlan
-    models: Sequence[InputModel]
-    donor: InputModel
-    layout: Layout
-
-
-def prepare(
-    recipe: MergeRecipe,
-    options: MergeOptions,
-    stack: ExitStack,
-    places: Mapping[str, str],
-    where: str = "recipe",
-) -> Prepared:
-    """Open the models of a recipe and plan its merge.
-
-    Args:
-        recipe: what is asked.
-        options: what else.
-        stack: closes the models.
-        places: folders that stand for names of models.
-        where: what errors call the recipe.
-
-    Raises:
-        PreflightError: with everything that is wrong.
-    """
-    if options.element_type is not None:
-        recipe = replace(recipe, out_dtype=options.element_type)
-    problems = Problems()
-    models = _open(recipe, stack, places, problems)
-    try:
-        method = registry.get(recipe.method)
-    except UserError as error:
-        problems.add(str(error), "correct merge_method")
-        method = None
-    problems.raise_any(where)
-    assert method is not None
-    plan = build_plan(recipe, method, models, options.seed, problems, options.allow_crimes)
-    problems.raise_any(where)
-    first = next(recipe.slices()).sources[0].model
-    layout = plan.layout(parse_size(options.max_shard_size))
-    return Prepared(plan, list(models.values()), models[recipe.base or first], layout)
-
-
 def merge_recipe(
     recipe: MergeRecipe,
     out: str | Path,
@@ -143,27 +79,40 @@ def merge_recipe(
     """
     path = check_output(out, None, resume)
     with ExitStack() as stack:
-        ready = prepare(recipe, options, stack, places or {}, where)
-        for model in ready.models:
-            check_output(path, model.checkpoint.folder, resume)
+        ready = prepare(recipe, options, stack, places=places, where=where, out=path)
         plan, layout = ready.plan, ready.layout
         with FolderWriter(path, layout, resume=resume, plan_hash=plan.hash()) as writer:
             merge_tensors(plan, ready.models, writer, progress, options.workers)
-            _add_files(writer, ready, recipe)
+            add_files(writer, ready)
             if record is not None:
-                sections = {
-                    "verb": "merge",
-                    "request": {"recipe": recipe.text, "name": recipe.name, **options.model_dump(mode="json")},
-                    "plan": plan.to_dict(),
-                    "inputs": dict(zip(plan.models, plan.identities, strict=True)),
-                    "outputs": writer.file_hashes(progress),
-                    "bytes": {"files": {file.name: file.size for file in layout.files}},
-                    "errors": {},
-                    "notes": list(plan.notes),
-                }
-                writer.add_file("steelyard.json", record(sections))
+                writer.add_file("steelyard.json", record_of(writer, ready, options, record))
             folder = writer.finish()
     return MergeResult(folder, layout.total_bytes, len(plan.tensors), recipe.method, plan.models, plan.notes)
+
+
+def forecasts(
+    recipes: Sequence[MergeRecipe],
+    options: MergeOptions,
+    where: str = "recipe",
+    places: Mapping[str, str] | None = None,
+) -> list[Forecast]:
+    """Return what each recipe would take, without writing anything.
+
+    Recipes that are made of the results of others cannot be planned before those exist: they are left out. The
+    arguments are those of `merge_documents`.
+
+    Raises:
+        PreflightError: with everything that is wrong with one of them.
+    """
+    order = in_order(recipes)
+    names = {recipe.name for recipe in order if recipe.name}
+    found = []
+    for recipe in order:
+        if any(reference.path in names for reference in recipe.references()):
+            continue
+        with ExitStack() as stack:
+            found.append(forecast(prepare(recipe, options, stack, places=places, where=where), options.workers))
+    return found
 
 
 def merge_documents(
@@ -172,6 +121,7 @@ def merge_documents(
     options: MergeOptions,
     *,
     where: str = "recipe",
+    places: Mapping[str, str] | None = None,
     resume: bool = False,
     record: Record | None = None,
     progress: Progress = SILENT,
@@ -179,21 +129,31 @@ def merge_documents(
     """Carry out the recipes of a file, those that others are made of first.
 
     A single recipe makes `out`. Of several, the one without a name does, or the last; the others go into a folder
-    of their own that is removed at the end, unless `options.intermediate` names one to keep.
+    of their own that is removed at the end, unless `options.intermediate` names one to keep. Other arguments are
+    those of `merge_recipe`.
 
     Raises:
         UserError: as `merge_recipe`, or if recipes are made of each other in a circle.
     """
     if len(recipes) == 1:
         return [
-            merge_recipe(recipes[0], out, options, where=where, resume=resume, record=record, progress=progress)
+            merge_recipe(
+                recipes[0],
+                out,
+                options,
+                places=places,
+                where=where,
+                resume=resume,
+                record=record,
+                progress=progress,
+            )
         ]
     path = check_output(out, None, resume)
     kept = options.intermediate
     work = path.with_name(f".{path.name}.documents") if kept is None else Path(kept)
     order = in_order(recipes)
     final = order[-1]
-    places: dict[str, str] = {}
+    known = dict(places or {})
     results = []
     for recipe in order:
         target = path if recipe is final else work / recipe.name
@@ -203,14 +163,14 @@ def merge_documents(
                     recipe,
                     target,
                     options,
-                    places=places,
+                    places=known,
                     where=f"{where}, document {recipe.name or 'without a name'}",
                     resume=resume,
                     record=record,
                     progress=progress,
                 )
             )
-        places[recipe.name] = str(target)
+        known[recipe.name] = str(target)
     if kept is None:
         shutil.rmtree(work, ignore_errors=True)
     return results
@@ -247,30 +207,3 @@ def in_order(recipes: Sequence[MergeRecipe]) -> list[MergeRecipe]:
             f"the last document, {final.name}, is a part of another; let the final one go without a name"
         )
     return placed
-
-
-def _open(
-    recipe: MergeRecipe, stack: ExitStack, places: Mapping[str, str], problems: Problems
-) -> dict[ModelReference, InputModel]:
-    opener = Opener(_adapt, places)
-    models: dict[ModelReference, InputModel] = {}
-    for reference in recipe.references():
-        try:
-            models[reference] = opener.open(reference)
-            stack.callback(models[reference].close)
-        except UserError as error:
-            problems.add(str(error), f"the recipe names it as {reference}")
-    return models
-
-
-def _adapt(model: InputModel, location: str, label: str) -> InputModel:
-    from steelyard.edits.merge.lora.adapted import adapt
-
-    return adapt(model, location, label)
-
-
-def _add_files(writer: FolderWriter, ready: Prepared, recipe: MergeRecipe) -> None:
-    writer.add_file("config.json", (json.dumps(ready.plan.config, indent=2) + "\n").encode())
-    files = ready.donor.checkpoint
-    writer.carry(files, [name for name in files.other_files if name not in _OWN_FILES])
-    writer.add_file("mergekit_config.yml", recipe.text.encode())

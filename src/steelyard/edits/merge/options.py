@@ -23,9 +23,18 @@ class MergeOptions(BaseModel):
     intermediate: str | None = Field(
         None, description="folder for the results of named documents, instead of one that goes at the end"
     )
+    hash_inputs: bool = Field(False, description="record a hash of every input file, which takes reading them all")
     workers: int | None = Field(None, ge=1, description="threads; as many as there are processors if absent")
 
     @property
     def element_type(self) -> str | None:
         """The safetensors name of `dtype`."""
         return None if self.dtype is None else DTYPES[self.dtype]
+
+
+class MergeStepOptions(MergeOptions):
+    """Options of the step `merge` of a recipe of Steelyard's."""
+
+    recipe: str = Field(
+        description="YAML file in mergekit's dialect; `model` in it is the model the step begins with"
+    )
