@@ -11,6 +11,7 @@ from typing import Any
 
 from steelyard.codecs import base as codecs
 from steelyard.edits import registry
+from steelyard.edits.merge import registry as merging
 from steelyard.edits.tune import registry as tuning
 from steelyard.formats import FORMATS
 from steelyard.recipes.steps import STEPS
@@ -29,7 +30,7 @@ What is registered, as the registries tell it. Nothing on this page is written b
 
 def page() -> str:
     """Return the page."""
-    sections = [_HEAD, *_methods(), *_tuners(), *_codecs(), *_formats(), *_architectures(), *_steps()]
+    sections = [_HEAD, *_methods(), *_tuners(), *_merges(), *_codecs(), *_formats(), *_architectures(), *_steps()]
     return "\n".join(sections).rstrip("\n") + "\n"
 
 
@@ -62,6 +63,22 @@ def _tuners() -> Iterable[str]:
         for name, field in t.options.model_fields.items()
     ]
     yield _table(("method", "setting", "default", "meaning"), rows)
+
+
+def _merges() -> Iterable[str]:
+    yield "## Merge methods\n"
+    yield "What `merge_method` names in the recipes of `steelyard merge`: see [Merge](merge.md).\n"
+    yield _table(
+        ("method", "what it does", "base model", "paper"),
+        [(f"`{m.name}`", m.summary, m.base, m.paper or "none: textbook") for m in merging.methods().values()],
+    )
+    rows = [
+        (f"`{m.name}`", f"`{field.alias or name}`", level, f"`{field.get_default()}`", field.description or "")
+        for m in merging.methods().values()
+        for level, options in (("the merge", m.options), ("each model", m.per_model))
+        for name, field in options.model_fields.items()
+    ]
+    yield _table(("method", "parameter", "set for", "default", "meaning"), rows)
 
 
 def _codecs() -> Iterable[str]:

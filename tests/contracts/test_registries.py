@@ -204,7 +204,7 @@ def test_a_step_and_its_verb_take_the_same_options(name: str) -> None:
     assert set(fields) <= offered
     for field, info in fields.items():
         assert info.description and not info.is_required(), field
-    assert offered - set(fields) <= {"model", "out", "resume", "dry_run", "as_json"}
+    assert offered - set(fields) <= {"model", "folder", "out", "resume", "dry_run", "as_json"}
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -36,5 +36,5 @@ class MergeStepOptions(MergeOptions):
     """Options of the step `merge` of a recipe of Steelyard's."""
 
     recipe: str = Field(
-        description="YAML file in mergekit's dialect; `model` in it is the model the step begins with"
+        "merge.yml", description="YAML file in mergekit's dialect; `model` in it is the model the step begins with"
     )
