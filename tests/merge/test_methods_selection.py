@@ -75,6 +75,16 @@ def test_a_tie_at_the_threshold_goes_to_the_first_positions() -> None:
     np.testing.assert_array_equal(found, [1, 2, -1, 0, 3, 0])
 
 
+@pytest.mark.parametrize("density", [0.1, 0.5, 0.93])
+def test_many_entries_of_nearly_one_magnitude(density: float) -> None:
+    """All share the upper 16 bits of their keys, and most have equals: the second round sees every entry."""
+    steps = np.random.default_rng(2).integers(0, 300, 5000)
+    delta = (1 + steps * 2.0**-17).astype(np.float32) * np.where(steps % 2, 1, -1).astype(np.float32)
+    tensors = np.stack([np.zeros_like(delta), delta])
+    found = merged("ties", tensors, 0, {}, {"density": [density]}, entries=1300)
+    np.testing.assert_array_equal(found, _largest(delta, int(density * 5000)))
+
+
 @pytest.mark.parametrize("method", ["dare_linear", "dare_ties", "della", "della_linear", "darex"])
 def test_draws_do_not_depend_on_the_cut(method: str) -> None:
     tensors = np.random.default_rng(0).standard_normal((3, 20, 30)).astype(np.float32)

@@ -9,13 +9,20 @@ Entries equal to it rank by position: each piece says how many of them it holds,
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-_NOTHING = 0xFFFFFFFF  # above the bits of every finite number
+NO_CEILING = 0x7F800000
+"""The key of infinity, above those of all finite magnitudes."""
+
+
+_MANY = 1024  # values found in a piece, from which on each is kept once with its count
+
+Found = tuple[np.ndarray, np.ndarray | None]
+"""Lower 16 bits found in a piece, uint16, and how often each if they stand there once."""
 
 
 @dataclass
@@ -25,14 +32,14 @@ class Cut:
     Attributes:
         count: how many entries lie above the line.
         threshold: bits of the smallest of them.
-        whole: whether all entries equal to the threshold are above the line.
-        ties: of each piece, by its start, how many of its entries equal to the threshold are above the line.
+        later: the piece from whose start on entries equal to the threshold lie below the line, None if none does.
+        split: the piece in which only the first of such entries lie above the line, by its start, and how many.
     """
 
     count: int
-    threshold: int = _NOTHING
-    whole: bool = True
-    ties: dict[int, int] = field(default_factory=dict)
+    threshold: int = NO_CEILING
+    later: int | None = None
+    split: tuple[int, int] | None = None
     upper: int = 0
     rest: int = 0
 
@@ -43,23 +50,31 @@ class Cut:
         self.upper = 65535 - place
         self.rest = self.count - (int(from_top[place - 1]) if place else 0)
 
-    def conclude(self, starts: Sequence[int], found: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
-        """Take the lower 16 bits, and share out the ties, from what was found in each piece: values and counts."""
-        table = np.zeros(65536, np.int64)
+    def conclude(self, starts: Sequence[int], found: Sequence[Found]) -> None:
+        """Take the lower 16 bits, and share out the ties, from what was found in each piece."""
+        plain = [values for values, counts in found if counts is None]
+        table = np.bincount(np.concatenate(plain), minlength=65536) if plain else np.zeros(65536, np.int64)
         for values, counts in found:
-            table[values] += counts
+            if counts is not None:
+                table[values] += counts
         from_top = np.cumsum(table[::-1])
         place = int(np.searchsorted(from_top, self.rest))
         lower = 65535 - place
         self.threshold = self.upper << 16 | lower
         keep = self.rest - (int(from_top[place - 1]) if place else 0)
-        self.whole = keep == int(table[lower]) or self.threshold == 0
-        if self.whole:
+        if keep == int(table[lower]):
             return
         for start, (values, counts) in zip(starts, found, strict=True):
-            equal = int(counts[values == lower].sum())
-            self.ties[start] = min(equal, keep)
-            keep -= self.ties[start]
+            equal = int(np.count_nonzero(values == lower) if counts is None else counts[values == lower].sum())
+            if equal > keep:
+                self.later = start
+                self.split = (start, keep) if keep else None
+                return
+            keep -= equal
+
+    def floor(self, start: int) -> int:
+        """Return the smallest key above the line in a piece that is not split."""
+        return self.threshold + (self.later is not None and start >= self.later)
 
 
 class Selection:
@@ -90,18 +105,35 @@ class Selection:
         from steelyard.edits.merge.methods._selection_kernels import gather, tally
 
         if round == 0:
-            table = self._table()
-            for stream, row in enumerate(keys):
-                if self._sought[stream]:
-                    tally(row, table[stream])
-            return None
-        found = []
-        buffer = np.empty(max(row.size for row in keys), np.uint16)
-        for cuts, row in zip(self._sought, keys, strict=True):
+            return self._count(lambda stream, table: tally(keys[stream], table))
+        return start, self._find(keys[0].size, lambda stream, upper, found: gather(keys[stream], upper, found))
+
+    def observe_differences(self, round: int, start: int, rows: Sequence[np.ndarray], base: np.ndarray) -> Any:
+        """Look at one piece of every stream, the magnitudes of rows less the base; float32 [entries] each."""
+        from steelyard.edits.merge.methods._selection_kernels import gather_differences, tally_differences
+
+        if round == 0:
+            return self._count(lambda stream, table: tally_differences(rows[stream], base, table))
+        return start, self._find(
+            base.size, lambda stream, upper, found: gather_differences(rows[stream], base, upper, found)
+        )
+
+    def _count(self, tally: Callable[[int, np.ndarray], None]) -> None:
+        table = self._table()
+        for stream, cuts in enumerate(self._sought):
+            if cuts:
+                tally(stream, table[stream])
+
+    def _find(self, entries: int, gather: Callable[[int, int, np.ndarray], int]) -> list[Found]:
+        """Return what is found for every cut."""
+        buffer = np.empty(entries, np.uint16)
+        found: list[Found] = []
+        for stream, cuts in enumerate(self._sought):
             for cut in cuts:
-                count = gather(row, cut.upper, buffer)
-                found.append(np.unique(buffer[:count], return_counts=True))
-        return start, found
+                values = buffer[: gather(stream, cut.upper, buffer)]
+                many = values.size > _MANY
+                found.append(np.unique(values, return_counts=True) if many else (values.copy(), None))
+        return found
 
     def conclude(self, round: int, observed: Sequence[Any]) -> None:
         """Take in what was observed, in the order of the pieces."""
@@ -130,33 +162,33 @@ class Selection:
 
 def keep_largest(values: np.ndarray, start: int, cut: Cut) -> None:
     """Set to zero the entries of a piece below a cut through their magnitudes; float32 [entries]."""
-    from steelyard.edits.merge.methods._selection_kernels import keep_between, keep_from
+    keep_ranks(values, start, cut, None)
 
-    if cut.threshold == 0:
-        return
+
+def keep_ranks(values: np.ndarray, start: int, low: Cut, high: Cut | None) -> None:
+    """Set to zero the entries of a piece below one cut through their magnitudes, or above another."""
+    from steelyard.edits.merge.methods._selection_kernels import keep_between, part_equal
+
     keys = magnitudes(values)
-    if cut.whole:
-        keep_from(values, keys, cut.threshold)
-    else:
-        keep_between(values, keys, cut.threshold, cut.ties[start], _NOTHING, 0)
-
-
-def keep_middle(values: np.ndarray, start: int, low: Cut, high: Cut) -> None:
-    """Set to zero the entries of a piece below one cut through their magnitudes or above another."""
-    from steelyard.edits.merge.methods._selection_kernels import keep_between
-
-    below = values.size if low.whole else low.ties[start]
-    above = values.size if high.whole else high.ties[start]
-    keep_between(values, magnitudes(values), low.threshold, below, high.threshold, above)
+    low_split = low.split is not None and low.split[0] == start
+    high_split = high is not None and high.split is not None and high.split[0] == start
+    floor = low.threshold if low_split else low.floor(start)
+    ceiling = NO_CEILING if high is None else high.threshold + 1 if high_split else high.floor(start)
+    keep_between(values, keys, floor, ceiling)
+    if low_split and low.split is not None:
+        part_equal(values, keys, low.threshold, low.split[1], True)
+    if high_split and high is not None and high.split is not None:
+        part_equal(values, keys, high.threshold, high.split[1], False)
 
 
 def keep_mask(values: np.ndarray, start: int, cut: Cut) -> np.ndarray:
     """Return which entries of a piece are above a cut through numbers that are not negative; bool [entries]."""
-    marks = np.where(values == 0, np.float32(0), values)
-    if cut.threshold == 0:
-        return np.ones(values.shape, bool)
-    keep_largest(marks, start, cut)
-    mask: np.ndarray = marks != 0
+    if cut.split is not None and cut.split[0] == start:
+        equal = values.view(np.uint32) == cut.threshold
+        first = equal & (np.cumsum(equal) <= cut.split[1])
+        mask: np.ndarray = (values.view(np.uint32) > cut.threshold) | first
+        return mask
+    mask = values.view(np.uint32) >= cut.floor(start)
     return mask
 
 

@@ -13,10 +13,14 @@ import numpy as np
 from steelyard.compiled import given, kernel
 
 _KEYS = given(numba.uint32, 1)
+_ROW = given(numba.float32, 1)
 _VECTOR: Any = numba.float32[::1]
+_TABLE: Any = numba.int64[::1]
+_FOUND: Any = numba.uint16[::1]
+_TILE = 1024
 
 
-@kernel(numba.void(_KEYS, numba.int64[::1]))
+@kernel(numba.void(_KEYS, _TABLE))
 def tally(keys: np.ndarray, table: np.ndarray) -> None:
     """Add to the histogram of the upper 16 bits.
 
@@ -28,7 +32,7 @@ def tally(keys: np.ndarray, table: np.ndarray) -> None:
         table[keys[i] >> np.uint32(16)] += 1
 
 
-@kernel(numba.int64(_KEYS, numba.uint32, numba.uint16[::1]))
+@kernel(numba.int64(_KEYS, numba.uint32, _FOUND))
 def gather(keys: np.ndarray, upper: int, found: np.ndarray) -> int:
     """Collect the lower 16 bits of the keys with the given upper 16 bits.
 
@@ -48,36 +52,58 @@ def gather(keys: np.ndarray, upper: int, found: np.ndarray) -> int:
     return count
 
 
-@kernel(numba.void(_VECTOR, _KEYS, numba.uint32))
-def keep_from(values: np.ndarray, keys: np.ndarray, threshold: int) -> None:
-    """Set to zero the values whose key lies below the threshold."""
+@kernel(numba.void(_ROW, _ROW, _TABLE))
+def tally_differences(left: np.ndarray, right: np.ndarray, table: np.ndarray) -> None:
+    """Do as `tally` for the magnitudes of the differences of two rows, float32 [entries]."""
+    difference = np.empty(_TILE, np.float32)
+    bits = difference.view(np.uint32)
+    for start in range(0, left.size, _TILE):
+        size = min(_TILE, left.size - start)
+        first, second = left[start : start + size], right[start : start + size]
+        for i in range(size):
+            difference[i] = first[i] - second[i]
+        for i in range(size):
+            table[(bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16)] += 1
+
+
+@kernel(numba.int64(_ROW, _ROW, numba.uint32, _FOUND))
+def gather_differences(left: np.ndarray, right: np.ndarray, upper: int, found: np.ndarray) -> int:
+    """Do as `gather` for the magnitudes of the differences of two rows, float32 [entries]."""
+    difference = np.empty(_TILE, np.float32)
+    bits = difference.view(np.uint32)
+    count = 0
+    for start in range(0, left.size, _TILE):
+        size = min(_TILE, left.size - start)
+        first, second = left[start : start + size], right[start : start + size]
+        for i in range(size):
+            difference[i] = first[i] - second[i]
+        for i in range(size):
+            if (bits[i] & np.uint32(0x7FFFFFFF)) >> np.uint32(16) == upper:
+                found[count] = np.uint16(bits[i] & np.uint32(0xFFFF))
+                count += 1
+    return count
+
+
+@kernel(numba.void(_VECTOR, _KEYS, numba.uint32, numba.uint32))
+def keep_between(values: np.ndarray, keys: np.ndarray, floor: int, ceiling: int) -> None:
+    """Set to zero the values whose key lies below the floor, or not below the ceiling."""
     for i in range(values.size):
-        values[i] = values[i] if keys[i] >= threshold else np.float32(0)
+        values[i] = values[i] if floor <= keys[i] < ceiling else np.float32(0)
 
 
-@kernel(numba.void(_VECTOR, _KEYS, numba.uint32, numba.int64, numba.uint32, numba.int64))
-def keep_between(values: np.ndarray, keys: np.ndarray, threshold: int, ties: int, ceiling: int, above: int) -> None:
-    """Set to zero the values outside a range of ranks, where equal keys rank by position.
+@kernel(numba.void(_VECTOR, _KEYS, numba.uint32, numba.int64, numba.boolean))
+def part_equal(values: np.ndarray, keys: np.ndarray, key: int, first: int, keep: bool) -> None:
+    """Keep, or set to zero, the first of the values with a given key; do the other to the rest of them.
 
     Args:
         values: float32 [entries], overwritten.
         keys: uint32 [entries].
-        threshold: keys above it are in the range from below; of those equal to it, the first `ties`.
-        ties: how many.
-        ceiling: keys above it are too large for the range; of those equal to it, the first `above`.
-        above: how many.
+        key: the one.
+        first: how many.
+        keep: whether it is the first that stay.
     """
     for i in range(values.size):
-        key = keys[i]
-        if key < threshold or key > ceiling:
-            values[i] = np.float32(0)
-            continue
-        outside = False
-        if key == threshold:
-            outside = ties <= 0
-            ties -= 1
-        if key == ceiling:
-            outside = outside or above > 0
-            above -= 1
-        if outside:
-            values[i] = np.float32(0)
+        if keys[i] == key:
+            if (first > 0) != keep:
+                values[i] = np.float32(0)
+            first -= 1

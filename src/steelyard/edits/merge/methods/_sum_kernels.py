@@ -1,6 +1,6 @@
 """Sums over long runs of float32 numbers in double precision, compiled by numba.
 
-Eight running sums stand side by side, so that processors add eight at a time and every machine adds in one order.
+Many running sums stand side by side, so that processors add several at a time and every machine in one order.
 """
 
 from __future__ import annotations
@@ -14,26 +14,24 @@ from steelyard.compiled import given, inner, kernel
 
 _ROW = given(numba.float32, 1)
 _VALUES: Any = numba.float32[:, ::1]
+_LANES = 32
 
 
 @inner
 def _dot(left: np.ndarray, right: np.ndarray) -> float:
     """Return the inner product of two runs, float32 [entries]."""
-    whole = left.size // 8 * 8
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-    for i in range(0, whole, 8):
-        s0 += np.float64(left[i]) * np.float64(right[i])
-        s1 += np.float64(left[i + 1]) * np.float64(right[i + 1])
-        s2 += np.float64(left[i + 2]) * np.float64(right[i + 2])
-        s3 += np.float64(left[i + 3]) * np.float64(right[i + 3])
-        s4 += np.float64(left[i + 4]) * np.float64(right[i + 4])
-        s5 += np.float64(left[i + 5]) * np.float64(right[i + 5])
-        s6 += np.float64(left[i + 6]) * np.float64(right[i + 6])
-        s7 += np.float64(left[i + 7]) * np.float64(right[i + 7])
-    rest = 0.0
+    sums = np.zeros(_LANES)
+    whole = left.size // _LANES * _LANES
+    for start in range(0, whole, _LANES):
+        first, second = left[start : start + _LANES], right[start : start + _LANES]
+        for lane in range(_LANES):
+            sums[lane] += np.float64(first[lane]) * np.float64(second[lane])
+    total = 0.0
     for i in range(whole, left.size):
-        rest += np.float64(left[i]) * np.float64(right[i])
-    return (((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7))) + rest
+        total += np.float64(left[i]) * np.float64(right[i])
+    for lane in range(_LANES):
+        total += sums[lane]
+    return total
 
 
 @kernel(numba.void(given(numba.float32, 2), numba.int64, numba.float64[:, :, ::1]))
@@ -66,29 +64,27 @@ def column_products(vectors: np.ndarray, width: int, gram: np.ndarray) -> None:
     for start in range(0, vectors.shape[1], width):
         for i in range(vectors.shape[0]):
             for j in range(i + 1):
-                left, right, sums = vectors[i], vectors[j], gram[i, j]
+                left, right = vectors[i, start : start + width], vectors[j, start : start + width]
+                sums = gram[i, j]
                 for column in range(width):
-                    sums[column] += np.float64(left[start + column]) * np.float64(right[start + column])
+                    sums[column] += np.float64(left[column]) * np.float64(right[column])
 
 
 @kernel(numba.float64(_ROW))
 def absolute(values: np.ndarray) -> float:
     """Return the sum of magnitudes, float32 [entries]."""
-    whole = values.size // 8 * 8
-    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
-    for i in range(0, whole, 8):
-        s0 += np.float64(abs(values[i]))
-        s1 += np.float64(abs(values[i + 1]))
-        s2 += np.float64(abs(values[i + 2]))
-        s3 += np.float64(abs(values[i + 3]))
-        s4 += np.float64(abs(values[i + 4]))
-        s5 += np.float64(abs(values[i + 5]))
-        s6 += np.float64(abs(values[i + 6]))
-        s7 += np.float64(abs(values[i + 7]))
-    rest = 0.0
+    sums = np.zeros(_LANES)
+    whole = values.size // _LANES * _LANES
+    for start in range(0, whole, _LANES):
+        here = values[start : start + _LANES]
+        for lane in range(_LANES):
+            sums[lane] += np.float64(abs(here[lane]))
+    total = 0.0
     for i in range(whole, values.size):
-        rest += np.float64(abs(values[i]))
-    return float((((s0 + s4) + (s1 + s5)) + ((s2 + s6) + (s3 + s7))) + rest)
+        total += np.float64(abs(values[i]))
+    for lane in range(_LANES):
+        total += sums[lane]
+    return total
 
 
 @kernel(numba.void(_VALUES, numba.int64))
@@ -137,9 +133,13 @@ def combine_columns(values: np.ndarray, coefficients: np.ndarray, merged: np.nda
         merged: float32 [entries], overwritten.
     """
     width = coefficients.shape[1]
+    sums = np.empty(width)
     for start in range(0, values.shape[1], width):
+        sums[:] = 0.0
+        for row in range(values.shape[0]):
+            share, here = coefficients[row], values[row, start : start + width]
+            for column in range(width):
+                sums[column] += share[column] * np.float64(here[column])
+        target = merged[start : start + width]
         for column in range(width):
-            total = 0.0
-            for row in range(values.shape[0]):
-                total += coefficients[row, column] * np.float64(values[row, start + column])
-            merged[start + column] = np.float32(total)
+            target[column] = np.float32(sums[column])

@@ -12,6 +12,7 @@ from steelyard.compiled import given, inner, kernel
 _VECTOR: Any = numba.float32[::1]
 _MATRIX: Any = numba.float32[:, ::1]
 _GIVEN = given(numba.float32, 1)
+_LANES = 32
 
 
 @inner
@@ -71,7 +72,8 @@ def drop_by_rank(
 ) -> None:
     """Set entries to zero with a chance that falls with the rank of their magnitude in their row.
 
-    Ranks come from a radix sort of three passes over eleven bits, so that equal magnitudes rank by position.
+    Ranks come from a radix sort of two passes over eleven bits each, without the sign; magnitudes that agree in
+    these 22 bits, which is to within 1 in 16000, rank by position.
 
     Args:
         values: float32 [entries], whole rows, overwritten.
@@ -86,7 +88,7 @@ def drop_by_rank(
     for row in range(0, values.size, width):
         for i in range(width):
             order[i] = i
-        for shift in (0, 11, 22):
+        for shift in (9, 20):
             places = np.zeros(2049, np.int64)
             for i in range(width):
                 places[((keys[row + i] >> np.uint32(shift)) & np.uint32(2047)) + 1] += 1
@@ -105,39 +107,100 @@ def drop_by_rank(
                 values[at] = np.float32(0)
 
 
-@kernel(numba.void(_MATRIX, numba.int64, _GIVEN, _GIVEN, numba.boolean, numba.boolean, numba.float32, _VECTOR))
+@inner
+def _task_vector(
+    values: np.ndarray,
+    base: np.ndarray,
+    subtracted: bool,
+    floor: float,
+    ceiling: float,
+    key: Any,
+    chance: Any,
+    start: int,
+    delta: np.ndarray,
+) -> None:
+    """Write what is kept of the task vector of a few entries."""
+    if subtracted:
+        for i in range(values.size):
+            delta[i] = values[i]
+        return
+    for i in range(values.size):
+        difference = values[i] - base[i]
+        magnitude = abs(difference)
+        delta[i] = difference if (magnitude >= floor) & (magnitude < ceiling) else np.float32(0)
+    if chance < np.uint64(4294967296):
+        for i in range(values.size):
+            delta[i] = delta[i] if _uniform(key, start + i) < chance else np.float32(0)
+
+
+@kernel(numba.void(_GIVEN, _GIVEN, numba.uint64, numba.int64, numba.uint64, numba.float64[::1]))
+def weigh_dropped(
+    values: np.ndarray, base: np.ndarray, key: int, start: int, chance: int, sums: np.ndarray
+) -> None:
+    """Write the sum of magnitudes of a task vector, and that of what is left of it by `drop`; float64 [2]."""
+    before, after = np.zeros(_LANES), np.zeros(_LANES)
+    for begin in range(0, values.size, _LANES):
+        size = min(_LANES, values.size - begin)
+        here, origin = values[begin : begin + size], base[begin : begin + size]
+        for lane in range(size):
+            magnitude = np.float64(abs(here[lane] - origin[lane]))
+            before[lane] += magnitude
+            after[lane] += magnitude if _uniform(key, start + begin + lane) < chance else 0.0
+    sums[0] = sums[1] = 0.0
+    for lane in range(_LANES):
+        sums[0] += before[lane]
+        sums[1] += after[lane]
+
+
+@kernel(
+    numba.void(
+        _MATRIX,
+        numba.int64,
+        numba.boolean,
+        given(numba.float32, 2),
+        given(numba.uint64, 2),
+        numba.int64,
+        given(numba.float32, 2),
+        numba.boolean,
+        numba.float32,
+        numba.float32,
+        _VECTOR,
+    )
+)
 def mix(
     values: np.ndarray,
     base: int,
-    weights: np.ndarray,
-    factors: np.ndarray,
+    subtracted: bool,
+    limits: np.ndarray,
+    draws: np.ndarray,
+    position: int,
+    shares: np.ndarray,
     elect: bool,
-    normalize: bool,
+    divisor: float,
     scale: float,
     merged: np.ndarray,
 ) -> None:
     """Write the base plus the mixture of task vectors.
 
     Args:
-        values: float32 [models, entries], task vectors, but in the base's row the base itself.
+        values: float32 [models, entries], the models; or task vectors, but in the base's row the base itself.
         base: the base's row.
-        weights: float32 [models]; the base's is not used.
-        factors: float32 [models], by which task vectors grow before they are weighed.
-        elect: leave out, entry by entry, what goes against the sign of the weighted sum.
-        normalize: divide by the sum of the weights that took part.
+        subtracted: whether they are task vectors.
+        limits: float32 [2, models], the smallest magnitude that is kept and the smallest above it that is not, of
+            models that are not task vectors yet.
+        draws: uint64 [2, models], keys of draws and 2^32 times the chance to be kept, of the same.
+        position: of the first entry.
+        shares: float32 [3, models], factors of task vectors when signs are elected, when they are mixed, and what
+            each adds to the divisor where it takes part; the base's are not used.
+        elect: leave out, entry by entry, what goes against the sign of the sum.
+        divisor: of the mixture; or, if signs are elected, its smallest value: negative leaves one that is not 0 as
+            it is and takes 1 for 0, and infinite means to divide by 1 everywhere.
         scale: factor of the mixture.
         merged: float32 [entries], overwritten.
     """
     models, entries = values.shape
-    total = np.empty(1024, np.float32)
-    mixed = np.empty(1024, np.float32)
-    divisor = np.empty(1024, np.float32)
-    everything = np.float32(0)
-    for row in range(models):
-        if row != base:
-            everything += weights[row]
-    if abs(everything) < np.float32(1e-8):
-        everything = np.float32(1)
+    deltas = np.empty((models, 1024), np.float32)
+    total, mixed, parts = np.empty(1024, np.float32), np.empty(1024, np.float32), np.empty(1024, np.float32)
     for start in range(0, entries, 1024):
         size = min(1024, entries - start)
         origin = values[base, start : start + size]
@@ -145,29 +208,34 @@ def mix(
         total[:size] = np.float32(0)
         for row in range(models):
             if row != base:
-                delta, share = values[row, start : start + size], weights[row] * factors[row]
+                delta = deltas[row, :size]
+                here = values[row, start : start + size]
+                floor, ceiling, key, chance = limits[0, row], limits[1, row], draws[0, row], draws[1, row]
+                _task_vector(here, origin, subtracted, floor, ceiling, key, chance, position + start, delta)
+                share = shares[0, row]
                 for i in range(size):
                     total[i] += share * delta[i]
         if not elect:
-            if normalize:
-                for i in range(size):
-                    total[i] /= everything
             for i in range(size):
-                target[i] = origin[i] + scale * total[i]
+                target[i] = origin[i] + scale * (total[i] / divisor)
             continue
         mixed[:size] = np.float32(0)
-        divisor[:size] = np.float32(0)
+        parts[:size] = np.float32(0)
         for row in range(models):
             if row != base:
-                delta, weight = values[row, start : start + size], weights[row]
-                share = weight * factors[row]
+                delta = deltas[row, :size]
+                sign = np.float32(1) if shares[0, row] >= 0 else np.float32(-1)
+                share, part = shares[1, row], shares[2, row]
                 for i in range(size):
-                    part = share * delta[i]
-                    agrees = (part > 0) if total[i] >= 0 else (part < 0)
-                    mixed[i] += part if agrees else np.float32(0)
-                    divisor[i] += weight if agrees else np.float32(0)
-        if normalize:
+                    signed = sign * delta[i]
+                    agrees = (signed > 0) if total[i] >= 0 else (signed < 0)
+                    mixed[i] += share * delta[i] if agrees else np.float32(0)
+                    parts[i] += part if agrees else np.float32(0)
+        if divisor < 0:
             for i in range(size):
-                mixed[i] /= divisor[i] if divisor[i] != 0 else np.float32(1)
+                mixed[i] /= parts[i] if parts[i] != 0 else np.float32(1)
+        elif divisor < np.inf:
+            for i in range(size):
+                mixed[i] /= max(parts[i], divisor)
         for i in range(size):
             target[i] = origin[i] + scale * mixed[i]

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from steelyard.edits.merge.base import Merge, Piece, Task
 from steelyard.edits.merge.methods._rows import base_of, only
-from steelyard.edits.merge.methods._sparsifiers import Sparsifier
+from steelyard.edits.merge.methods._sparsifiers import Kept, Sparsifier
 
 _NEGLIGIBLE = 1e-7  # sums of magnitudes below it are not rescaled
 _SMALLEST_SUM = 1e-8  # sums of weights below it do not normalize
@@ -92,15 +92,11 @@ class _TaskVectors(Merge):
             self.grain = sparsifier.grain
 
     def observe(self, round: int, piece: Piece) -> Any:
-        from steelyard.edits.merge.methods._sum_kernels import absolute
-
-        sparsifier, values = self._sparsifier, self._deltas(piece)
+        sparsifier, values = self._sparsifier, np.ascontiguousarray(piece.values)
         assert sparsifier is not None
         if round < sparsifier.rounds:
             return sparsifier.observe(round, piece.start, values)
-        before = [absolute(values[row]) for row in sparsifier.thinned]
-        sparsifier.apply(piece.start, values)
-        return np.array([before, [absolute(values[row]) for row in sparsifier.thinned]])
+        return sparsifier.weigh(piece.start, values)
 
     def conclude(self, round: int, observed: Sequence[Any]) -> None:
         sparsifier = self._sparsifier
@@ -115,34 +111,42 @@ class _TaskVectors(Merge):
     def coefficients(self) -> np.ndarray | None:
         if self._sparsifier is not None or self._elect:
             return None
-        total = float(self._weights.sum())
-        divisor = total if self._normalize and abs(total) >= _SMALLEST_SUM else 1.0
-        factors = self._weights.astype(np.float64) * float(self._scale) / divisor
+        factors = self._weights.astype(np.float64) * float(self._scale) / float(self._divisor())
         factors[self._base] = 1.0 - factors.sum()
         return factors
 
     def combine(self, piece: Piece) -> np.ndarray:
+        from steelyard.edits.merge.methods._sum_kernels import subtract
         from steelyard.edits.merge.methods._task_kernels import mix
 
-        values = self._deltas(piece)
+        values = np.ascontiguousarray(piece.values)
+        kept: Kept | None = Kept(len(values))
         if self._sparsifier is not None:
-            self._sparsifier.apply(piece.start, values)
+            kept = self._sparsifier.kept(piece.start)
+            if kept is None:
+                subtract(values, self._base)
+                self._sparsifier.apply(piece.start, values)
+        known = kept or Kept(len(values))
+        parts = self._weights * self._factors
         merged = np.empty(values.shape[1], np.float32)
         mix(
             values,
             self._base,
-            self._weights,
-            self._factors,
+            kept is None,
+            known.limits,
+            known.draws,
+            piece.start,
+            np.stack([parts, parts, self._weights]),
             self._elect,
-            self._normalize,
+            self._divisor(),
             self._scale,
             merged,
         )
         return merged
 
-    def _deltas(self, piece: Piece) -> np.ndarray:
-        from steelyard.edits.merge.methods._sum_kernels import subtract
-
-        values = np.ascontiguousarray(piece.values)
-        subtract(values, self._base)
-        return values
+    def _divisor(self) -> np.float32:
+        """Return the divisor as `mix` wants it."""
+        if self._elect:
+            return np.float32(-1 if self._normalize else np.inf)
+        total = self._weights.sum()
+        return total if self._normalize and abs(total) >= _SMALLEST_SUM else np.float32(1)
