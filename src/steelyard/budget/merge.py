@@ -13,6 +13,7 @@ from steelyard.budget.provenance import document, versions
 from steelyard.edits.merge.dialect import MergeRecipe
 from steelyard.edits.merge.dialect.reading import parse_recipes, read_recipes
 from steelyard.edits.merge.job import MergeResult, forecasts, merge_documents
+from steelyard.edits.merge.moe import forecast_mixture, is_mixture, merge_mixture, read_mixture
 from steelyard.edits.merge.options import MergeOptions, MergeStepOptions
 from steelyard.errors import UserError, VerificationError
 from steelyard.formats.verify import Check
@@ -45,17 +46,33 @@ def merge_file(
     Raises:
         UserError: with everything that is wrong, before a byte is written; or for a value that is not finite.
     """
+    options = options or MergeOptions()
+    if not isinstance(recipe, Mapping) and is_mixture(Path(recipe)):
+        found = read_mixture(Path(recipe))
+        return [
+            merge_mixture(found, out, options, where=str(recipe), resume=resume, record=_record, progress=progress)
+        ]
     recipes, where = _recipes(recipe)
     return merge_documents(
-        recipes,
-        out,
-        options or MergeOptions(),
-        where=where,
-        places=places,
-        resume=resume,
-        record=lambda sections: document(**sections, versions=versions()),
-        progress=progress,
+        recipes, out, options, where=where, places=places, resume=resume, record=_record, progress=progress
     )
+
+
+def forecast_file(recipe: str | Path, options: MergeOptions) -> list[dict[str, Any]]:
+    """Return what the recipes of a file would take, as plain data with a line for people under `sentence`.
+
+    Recipes that are made of the results of others are left out.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    path = Path(recipe)
+    if is_mixture(path):
+        found = forecast_mixture(read_mixture(path), options, where=str(recipe))
+        sentence = f"{found['tensors']} tensors, {found['bytes']:,} bytes to write"
+        return [{"name": "", "method": f"a mixture ({found['architecture']})", **found, "sentence": sentence}]
+    planned = forecasts(read_recipes(path), options, where=str(recipe))
+    return [{**forecast.to_dict(), "sentence": forecast.sentence()} for forecast in planned]
 
 
 def merge_step(
@@ -124,6 +141,10 @@ def audit_merge(folder: Path, sections: Mapping[str, Any]) -> Check:
             if array_hash(written.tensor(name)) != digest:
                 raise VerificationError(f"{folder}: {name} has changed since it was written")
     return Check("tensors unchanged", "pass", f"{len(recorded)} tensors have their recorded hashes")
+
+
+def _record(sections: Mapping[str, Any]) -> bytes:
+    return document(**sections, versions=versions())
 
 
 def _recipes(recipe: str | Path | Mapping[str, Any]) -> tuple[list[MergeRecipe], str]:

@@ -29,6 +29,7 @@ VERBS = {
     "align": "A model's units in the order of another's, proved in float64.",
     "fuse": "One model of two that were trained apart.",
     "barrier": "The loss along a path between models.",
+    "merge-lora": "A model with a LoRA adapter in its weights, streamed.",
     "extract-lora": "The difference of two models as an adapter that peft loads.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
     "outliers": "Which channels of weights and inputs make a model hard to round.",

@@ -53,25 +53,19 @@ def _target(folder: Path | None, out: Path | None) -> Path:
 
 
 def _forecast(recipe: Path, options: MergeOptions, as_json: bool) -> None:
+    from steelyard.budget.merge import forecast_file
     from steelyard.cli.console import show_json
-    from steelyard.edits.merge.dialect import read_recipes
-    from steelyard.edits.merge.job import forecasts
 
-    recipes = read_recipes(recipe)
-    found = forecasts(recipes, options, where=str(recipe))
+    found = forecast_file(recipe, options)
     if as_json:
-        show_json([forecast.to_dict() for forecast in found])
+        show_json(found)
         return
     for forecast in found:
-        for note in forecast.notes:
+        for note in forecast["notes"]:
             click.echo(f"note: {note}")
-        label = f"{forecast.name}: " if forecast.name else ""
-        click.echo(f"{label}{forecast.method} of {', '.join(forecast.models)}")
-        click.echo(f"{label}{forecast.sentence()}")
-    if len(found) < len(recipes):
-        click.echo(
-            f"{len(recipes) - len(found)} more documents are made of these results, and planned when they exist"
-        )
+        label = f"{forecast['name']}: " if forecast["name"] else ""
+        click.echo(f"{label}{forecast['method']} of {', '.join(forecast['models'])}")
+        click.echo(f"{label}{forecast['sentence']}")
 
 
 def _merge(recipe: Path, out: Path, options: MergeOptions, resume: bool, as_json: bool) -> None:
