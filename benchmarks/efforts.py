@@ -9,26 +9,23 @@ never bought. Seconds are those of the processor, of trying all candidates.
 
 from __future__ import annotations
 
-import argparse
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
+from _setup import measured, parser_of, source_of
+
 from steelyard import formats
 from steelyard.budget.knowledge import KnowledgeBase
-from steelyard.budget.learning import learn
 from steelyard.budget.options import FitOptions
-from steelyard.budget.planned import PlannedSource
 from steelyard.budget.planning import Planner
 from steelyard.errors import UserError
-from steelyard.jobs import open_model
-from steelyard.measure.evaluate import EvaluationOptions, Evaluator, held_out_windows
+from steelyard.measure import Evaluator
 
 
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("model", nargs="?", default="reference")
     parser.add_argument("--widths", type=float, nargs="+", default=[1.5, 2, 2.5, 3, 4])
     parser.add_argument("--efforts", nargs="+", default=["quick", "good", "best"])
@@ -36,27 +33,23 @@ def main() -> None:
     parser.add_argument("--eval-sequences", type=int, default=24)
     given = parser.parse_args()
     native = formats.get("steelyard")
-    about = {"bits": 4, "format": "steelyard", "calibration": given.calibration}
-    settings = EvaluationOptions(sequences=given.eval_sequences, sequence_length=256)
-    with open_model(given.model) as opened, tempfile.TemporaryDirectory() as work:
-        learned = learn(opened, FitOptions(**about, eval_sequences=given.eval_sequences), Path(work))
-        assert learned.model is not None and learned.held_out is not None
-        knowledge = KnowledgeBase(learned.calibration, opened.spec.ties)
-        data = held_out_windows(learned.model, learned.held_out, settings)
-        with Evaluator(learned.model, data, settings) as evaluator:
-            for effort in given.efforts:
-                for entropy in (True, False):
-                    planner = Planner(opened, native, FitOptions(**about, effort=effort, entropy=entropy))
-                    begun = time.process_time()
-                    planner.learn(knowledge, {})
-                    title = f"{effort}, {'grids' if entropy else 'integers'}"
-                    print(f"{title}: {time.process_time() - begun:.0f} s; on hulls: {_hulls(planner)}")
-                    for width in given.widths:
-                        print(
-                            f"{title}, {width:g} bits: {_measured(planner, width, evaluator, knowledge)}",
-                            flush=True,
-                        )
-        learned.close()
+    kept = Path(given.calibration).resolve() if given.calibration else "base.safetensors"
+    with (
+        measured(given.model, 128, given.eval_sequences, window=256) as setup,
+        setup.calibrate(kept=kept) as known,
+    ):
+        knowledge = setup.knowledge(known)
+        for effort in given.efforts:
+            for entropy in (True, False):
+                options = FitOptions(bits=4, format="steelyard", effort=effort, entropy=entropy)
+                planner = Planner(setup.opened, native, options)
+                begun = time.process_time()
+                planner.learn(knowledge, {})
+                title = f"{effort}, {'grids' if entropy else 'integers'}"
+                print(f"{title}: {time.process_time() - begun:.0f} s; on hulls: {_hulls(planner)}")
+                for width in given.widths:
+                    found = _measured(planner, width, setup.evaluator, knowledge)
+                    print(f"{title}, {width:g} bits: {found}", flush=True)
 
 
 def _hulls(planner: Planner) -> str:
@@ -70,7 +63,7 @@ def _measured(planner: Planner, width: float, evaluator: Evaluator, knowledge: K
         planned = planner.plan(int(width * opened.spec.parameter_count() / 8), {})
     except UserError:
         return "no room"
-    result = evaluator.measure(PlannedSource(planned.plan, opened, planner.format, knowledge))
+    result = evaluator.measure(source_of(planned.plan, opened, knowledge))
     assert result.damage is not None
     return (
         f"{planned.solution.nbytes:,} bytes, predicted {planned.solution.damage:.4f}, "

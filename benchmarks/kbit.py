@@ -11,32 +11,22 @@ Documents are drawn anew 1,000 times to say how sure that is. After Dettmers & Z
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from _setup import SHARD, decoded, keep, measured, parser_of, source_of
 
-from steelyard import formats
 from steelyard.budget.encoding import rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, TensorPlan
-from steelyard.budget.planned import PlannedSource
 from steelyard.codecs import Codec, DenseCodec, IntegerCodec
-from steelyard.jobs import OpenModel, open_model
-from steelyard.measure import EvaluationOptions, Evaluator, default_corpora, held_out_windows
-from steelyard.measure import open_model as open_for_measurement
-from steelyard.measure.calibration import CalibrationOptions
-from steelyard.measure.collect import collect
+from steelyard.jobs import OpenModel
 from steelyard.measure.estimates import resamples
 from steelyard.measure.model import Overlay
-from steelyard.measure.windows import cut
-from steelyard.parallel import single_threaded_blas, stream_threads
 
 RESAMPLES = 1000
 TOTALS = 9
@@ -100,39 +90,22 @@ def codec_of(bits: int, columns: int) -> Codec:
 
 def measure_size(folder: Path, widths: list[int], roundings: list[str], sequences: int) -> Iterator[Point]:
     """Yield every width of one model."""
-    calibration = CalibrationOptions(sequences=sequences)
-    evaluation = EvaluationOptions(sequences=sequences)
-    with open_model(str(folder)) as opened, tempfile.TemporaryDirectory() as work:
-        model = open_for_measurement(folder)
-        corpora = default_corpora(model, 0, sequences=sequences, length=calibration.sequence_length)
-        tokens = cut(
-            corpora.calibration,
-            model.tokenizer,
-            model.task,
-            model.vocabulary,
-            sequences=sequences,
-            length=calibration.sequence_length,
-            seed=0,
-        )
-        with (
-            collect(model, tokens, Path(work) / "calibration.safetensors", calibration) as known,
-            Evaluator(model, held_out_windows(model, corpora.held_out, evaluation), evaluation) as evaluator,
-        ):
-            knowledge = KnowledgeBase(known, opened.spec.ties)
-            for bits in widths:
-                for rounding in roundings if bits < 16 else roundings[:1]:
-                    nbytes, decoded = rounded(opened, bits, rounding, knowledge)
-                    found = evaluator.measure(Overlay(model.source, decoded)).per_document
-                    assert found is not None
-                    yield Point(
-                        folder.name,
-                        opened.spec.parameter_count(),
-                        bits,
-                        rounding if bits < 16 else "",
-                        8 * nbytes,
-                        np.asarray(found["loss"]),
-                        np.asarray(found["tokens"]),
-                    )
+    with measured(folder, sequences) as setup, setup.calibrate() as known:
+        opened, knowledge = setup.opened, setup.knowledge(known)
+        for bits in widths:
+            for rounding in roundings if bits < 16 else roundings[:1]:
+                nbytes, matrices = rounded(opened, bits, rounding, knowledge)
+                found = setup.evaluator.measure(Overlay(setup.model.source, matrices)).per_document
+                assert found is not None
+                yield Point(
+                    folder.name,
+                    opened.spec.parameter_count(),
+                    bits,
+                    rounding if bits < 16 else "",
+                    8 * nbytes,
+                    np.asarray(found["loss"]),
+                    np.asarray(found["tokens"]),
+                )
 
 
 def rounded(
@@ -146,10 +119,8 @@ def rounded(
         plans[name] = TensorPlan(name, codec, rounding_of(codec, rounding))
     codecs = {name: plan.codec or DenseCodec(spec.tensors[name].dtype) for name, plan in plans.items()}
     nbytes = sum(codec.nbytes(spec.tensors[name].shape) for name, codec in codecs.items())
-    source = PlannedSource(Plan("steelyard", plans, 5_000_000_000), opened, formats.get("steelyard"), knowledge)
-    wanted = [name for name, plan in plans.items() if plan.codec is not None]
-    with single_threaded_blas():
-        return nbytes, dict(zip(wanted, stream_threads(source.tensor, wanted), strict=True))
+    source = source_of(Plan("steelyard", plans, SHARD), opened, knowledge)
+    return nbytes, decoded(source, [name for name, plan in plans.items() if plan.codec is not None])
 
 
 def best_widths(points: list[Point]) -> Iterator[tuple[float, dict[int, float], dict[int, float]]]:
@@ -201,7 +172,7 @@ def show(points: list[Point], rounding: str, widths: list[int]) -> None:
 
 def main() -> None:
     """Train what is missing if asked, measure, and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", action="store_true", help="train the sizes that are missing")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4, 5, 6, 8, 16])
@@ -222,14 +193,12 @@ def main() -> None:
             print(f"{point.size:>8} {point.bits:>3} {point.rounding:>5} {point.value:9.4f}", flush=True)
     for rounding in arguments.rounding:
         show(points, rounding, arguments.bits)
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {"size": p.size, "parameters": p.parameters, "bits": p.bits, "rounding": p.rounding}
-            | {"total_bits": p.total_bits, "loss": p.value}
-            for p in points
-        ]
-        (arguments.out / "kbit.json").write_text(json.dumps(rows, indent=1) + "\n")
+    rows = [
+        {"size": p.size, "parameters": p.parameters, "bits": p.bits, "rounding": p.rounding}
+        | {"total_bits": p.total_bits, "loss": p.value}
+        for p in points
+    ]
+    keep(rows, arguments.out, "kbit.json")
 
 
 if __name__ == "__main__":

@@ -9,12 +9,10 @@ error exactly costs as much. Methods are run twice and the better time is taken;
 
 from __future__ import annotations
 
-import argparse
-import time
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
+from _setup import best, parser_of
 
 from steelyard.budget.encoding import ABSMAX
 from steelyard.codecs import Codec, IntegerCodec
@@ -28,16 +26,6 @@ from steelyard.seeds import generator
 INTEGER_METHODS = ("rtn", "hqq", "gptq", "decoupleq", "sign-gradient")
 
 
-def best(work: Callable[[], object], count: int = 2) -> float:
-    """Return the least seconds of some runs."""
-    seconds = []
-    for _ in range(count):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return min(seconds)
-
-
 def sample(size: int) -> tuple[np.ndarray, np.ndarray]:
     """Return a weight float32 and a second moment float64 with a few strong directions, both [size, size]."""
     draw = generator(0, "method speed")
@@ -49,7 +37,7 @@ def sample(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 def main() -> None:
     """Print both tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--size", type=int, default=1024, help="rows and columns of the matrix")
     parser.add_argument("--only", nargs="+", default=None, help="methods and GGUF types [all]")
     arguments = parser.parse_args()

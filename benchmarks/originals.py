@@ -11,24 +11,20 @@ of the originals are kept in FOLDER, which `benchmarks/fit.py` shares.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
 
+from _setup import SHARD, decoded, keep, parser_of, source_of
 from fit import Bench, Peer, Row, locate, make_environment
 
-from steelyard import formats
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, TensorPlan
-from steelyard.budget.planned import PlannedSource
 from steelyard.budget.prepare import PrepareOptions, prepare_folder
 from steelyard.codecs import IntegerCodec
 from steelyard.jobs import OpenModel, open_model
 from steelyard.measure.model import Overlay
-from steelyard.parallel import single_threaded_blas, stream_threads
 
 GROUP = 64
 
@@ -81,22 +77,19 @@ def rounded(
     codec = IntegerCodec(bits, GROUP, method != "hqq", scale)
     wanted = [name for name in spec.quantizable() if spec.tensors[name].kind == "linear"]
     tensors = {n: TensorPlan(n, codec, rounding) if n in wanted else TensorPlan(n, None, "") for n in spec.tensors}
-    plan = Plan("steelyard", tensors, 5_000_000_000)
-    source = PlannedSource(plan, opened, formats.get("steelyard"), knowledge)
+    source = source_of(Plan("steelyard", tensors, SHARD), opened, knowledge)
     source.tensor(wanted[0])  # compiled kernels are not what is timed
     began = time.monotonic()
-    with single_threaded_blas():
-        decoded = dict(zip(wanted, stream_threads(source.tensor, wanted), strict=True))
+    matrices = decoded(source, wanted)
     seconds = time.monotonic() - began + before
-    others = {name: source.tensor(name) for name in source.names if name not in decoded}
-    return bench.measure(
-        f"ours, {method} int{bits}", Overlay(bench.learned.model.source, {**others, **decoded}), 0, seconds=seconds
-    )
+    others = {name: source.tensor(name) for name in source.names if name not in matrices}
+    overlay = Overlay(bench.learned.model.source, {**others, **matrices})
+    return bench.measure(f"ours, {method} int{bits}", overlay, 0, seconds=seconds)
 
 
 def main() -> None:
     """Run every pair and print it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_of(__doc__)
     parser.add_argument("--model", default="reference")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--only", nargs="+", default=["hqq", "gptq", "awq", "sign-gradient"])
@@ -124,7 +117,7 @@ def main() -> None:
             if len(rows) == 2:
                 print(f"{'ours / original':34}{rows[1].damage / rows[0].damage:9.2f}\n", flush=True)
             pairs += rows
-    (out / f"{bench.name}-originals.json").write_text(json.dumps([asdict(row) for row in pairs], indent=1) + "\n")
+    keep([asdict(row) for row in pairs], out, f"{bench.name}-originals.json")
 
 
 if __name__ == "__main__":

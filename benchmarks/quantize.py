@@ -10,30 +10,21 @@ little text and leaves out what is slow; its figures say that the program works 
 
 from __future__ import annotations
 
-import argparse
-import json
-import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
+from _setup import SHARD, Setup, decoded, keep, measured, parser_of, source_of
 
 from steelyard import formats
 from steelyard.budget.encoding import ABSMAX, rounding_of
 from steelyard.budget.knowledge import KnowledgeBase
 from steelyard.budget.plan import Plan, TensorPlan, plan_files
-from steelyard.budget.planned import PlannedSource
 from steelyard.budget.prepare import PrepareOptions, prepare_folder
 from steelyard.codecs import Codec, IntegerCodec, LowRankCodec, SumCodec
 from steelyard.jobs import OpenModel, open_model
-from steelyard.measure import EvaluationOptions, Evaluator, default_corpora, held_out_windows
-from steelyard.measure import open_model as open_for_measurement
-from steelyard.measure.calibration import Calibration, CalibrationOptions
-from steelyard.measure.collect import collect
-from steelyard.measure.windows import TokenSet, cut
-from steelyard.parallel import map_threads
+from steelyard.measure.calibration import Calibration
+from steelyard.measure.model import Overlay
 
 METHODS = (ABSMAX, "hqq", "rtn", "sign-gradient", "gptq", "decoupleq")
 PREPARATIONS = ("equalize", "smooth", "awq", "rotate")
@@ -55,23 +46,6 @@ class Row:
     processor: float
 
 
-@dataclass(frozen=True)
-class Decoded:
-    """A model whose tensors have been rounded, decoded in memory."""
-
-    config: dict[str, Any]
-    tensors: dict[str, np.ndarray]
-
-    @property
-    def names(self) -> list[str]:
-        """Names of its tensors."""
-        return list(self.tensors)
-
-    def tensor(self, name: str) -> np.ndarray:
-        """One of them."""
-        return self.tensors[name]
-
-
 def codec_of(bits: int) -> IntegerCodec:
     """The codec all methods share at a width."""
     return IntegerCodec(bits, 64, bits > 3, "BF16")
@@ -88,30 +62,25 @@ def uniform(opened: OpenModel, codec: Codec, rounding: str) -> tuple[Plan, int]:
         tensors[name] = TensorPlan(
             name, chosen, rounding_of(chosen, "gptq" if isinstance(codec, SumCodec) else rounding)
         )
-    plan = Plan("steelyard", tensors, 5_000_000_000)
+    plan = Plan("steelyard", tensors, SHARD)
     return plan, plan_files(plan, spec, format).total_bytes
 
 
 class Bench:
     """Rounds and measures; prints each row as it is known."""
 
-    def __init__(self, tokens: TokenSet, evaluator: Evaluator, settings: CalibrationOptions, work: Path) -> None:
-        self.tokens, self.evaluator, self.settings, self.work = tokens, evaluator, settings, work
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
         self.rows: list[Row] = []
-
-    def calibrate(self, folder: str | Path, name: str) -> Calibration:
-        """Return statistics of a model on the shared tokens."""
-        return collect(open_for_measurement(folder), self.tokens, self.work / f"{name}.safetensors", self.settings)
 
     def run(self, name: str, bits: int, opened: OpenModel, codec: Codec, rounding: str, known: Calibration) -> None:
         """Round a model one way, measure and print it."""
         plan, nbytes = uniform(opened, codec, rounding)
-        knowledge = KnowledgeBase(known, opened.spec.ties)
-        source = PlannedSource(plan, opened, formats.get("steelyard"), knowledge)
+        source = source_of(plan, opened, KnowledgeBase(known, opened.spec.ties))
         wall, processor = time.perf_counter(), time.process_time()
-        decoded = dict(zip(source.names, map_threads(source.tensor, source.names), strict=True))
+        tensors = decoded(source, source.names)
         wall, processor = time.perf_counter() - wall, time.process_time() - processor
-        found = self.evaluator.measure(Decoded(source.config, decoded))
+        found = self.setup.evaluator.measure(Overlay(source, tensors))
         assert found.kl is not None and found.loss is not None
         row = Row(
             name, bits, nbytes, found.kl.value, found.kl.low, found.kl.high, found.loss.value, wall, processor
@@ -126,41 +95,23 @@ class Bench:
 
 def main() -> None:
     """Run the comparison and print it."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--quick", action="store_true", help="little text, no slow methods")
     parser.add_argument("--bits", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--model", default="reference")
     parser.add_argument("--out", type=Path, help="folder for quantize.json")
     arguments = parser.parse_args()
-    sequences = 12 if arguments.quick else 128
-    settings = CalibrationOptions(sequences=sequences)
-    evaluation = EvaluationOptions(sequences=sequences)
-    with tempfile.TemporaryDirectory() as work, open_model(arguments.model) as opened:
-        model = open_for_measurement(opened.checkpoint.location)
-        corpora = default_corpora(model, 0, sequences=sequences, length=settings.sequence_length)
-        tokens = cut(
-            corpora.calibration,
-            model.tokenizer,
-            model.task,
-            model.vocabulary,
-            sequences=sequences,
-            length=settings.sequence_length,
-            seed=0,
-            location=opened.location,
-        )
-        with Evaluator(model, held_out_windows(model, corpora.held_out, evaluation), evaluation) as evaluator:
-            bench = Bench(tokens, evaluator, settings, Path(work))
-            compare(bench, opened, arguments.bits, arguments.quick)
-            rows = [asdict(row) for row in bench.rows]
-    if arguments.out:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / "quantize.json").write_text(json.dumps(rows, indent=1) + "\n")
+    with measured(arguments.model, 12 if arguments.quick else 128) as setup:
+        bench = Bench(setup)
+        compare(bench, arguments.bits, arguments.quick)
+    keep([asdict(row) for row in bench.rows], arguments.out, "quantize.json")
 
 
-def compare(bench: Bench, opened: OpenModel, widths: list[int], quick: bool) -> None:
+def compare(bench: Bench, widths: list[int], quick: bool) -> None:
     """Run every method and preparation at every width."""
+    setup, opened = bench.setup, bench.setup.opened
     methods = [name for name in METHODS if not (quick and name == "sign-gradient")]
-    with bench.calibrate(opened.checkpoint.location, "base") as known:
+    with setup.calibrate() as known:
         for bits in widths:
             codec = codec_of(bits)
             print(
@@ -178,12 +129,12 @@ def compare(bench: Bench, opened: OpenModel, widths: list[int], quick: bool) -> 
                     group_size=64,
                     symmetric=codec.symmetric,
                     dtype="float32",
-                    calibration=str(bench.work / "base.safetensors"),
-                    sequences=bench.settings.sequences,
+                    calibration=str(setup.work / "base.safetensors"),
+                    sequences=setup.settings.sequences,
                 )
-                folder = bench.work / f"{name}-{bits}"
+                folder = setup.work / f"{name}-{bits}"
                 prepare_folder(opened.location, folder, options)
-                with open_model(folder) as prepared, bench.calibrate(folder, folder.name) as own:
+                with open_model(folder) as prepared, setup.calibrate(folder, f"{folder.name}.safetensors") as own:
                     for rounding in ("rtn", "gptq"):
                         bench.run(f"{name}, {rounding}", bits, prepared, codec, rounding, own)
 
