@@ -221,7 +221,9 @@ def test_from_the_command_line(source: Path, tmp_path: Path) -> None:
     cut = run("shed", tmp_path / "a", "--bits", 1, "--out", tmp_path / "b", "--json")
     written = (tmp_path / "b" / "model.safetensors").stat().st_size
     assert json.loads(cut.stdout)["bytes"] == plan["smallest"] == written
-    assert run("shed", tmp_path / "a", "--size", "1kB", "--out", tmp_path / "c").exception is not None
+    refused = run("shed", tmp_path / "a", "--size", "1kB", "--out", tmp_path / "c")
+    assert isinstance(refused.exception, UserError) and not (tmp_path / "c").exists()
+    assert f"1,000 bytes do not hold the smallest version, {plan['smallest']:,} bytes" in str(refused.exception)
 
 
 def test_the_measured_order(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,7 +145,7 @@ def test_both_learn_with_the_same_bytes_and_pv_beats_continuous_parameters_alone
     ):
         tuner = registry.get(name)
         assert tuner.takes(codec)
-        trained = tuner.function(begun, tuner.build(settings))
+        trained = tuner.function(begun, tuner.settings(settings))
         reached[label] = train(trained, target, curvature, 40)
         parts = trained.parts()
         assert sum(part.nbytes for part in parts.values()) == codec.nbytes((24, 48))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from steelyard.measure.measurement import Measurement
 
 # Name, unit and better direction of each quantity in tables; the first that applies is the measure of damage.
-_SHOWN = {
+_SHOWN: Mapping[str, tuple[str, str, Literal["lower", "higher", ""]]] = {
     "kl": ("KL", "nats/token", "lower"),
     "cosine_distance": ("1 - cosine", "", "lower"),
     "loss": ("loss", "nats/token", "lower"),
@@ -164,7 +164,7 @@ def metrics_of(result: Measurement, base: Measurement | None = None) -> tuple[Me
                 base=interval_of(before[key]) if key in before and key in _HAS_BASE else None,
                 change=interval_of(found["loss_increase"]) if key == "loss" and "loss_increase" in found else None,
                 unit=unit,
-                better=better,  # type: ignore[arg-type]
+                better=better,
             )
         )
     return tuple(rows)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 
 from steelyard.errors import UserError
@@ -141,6 +142,13 @@ def numpy_type(dtype: str) -> np.dtype[Any]:
     if kind is None:
         raise ValueError(f"{dtype} has no numpy type")
     return kind
+
+
+def float_limits(dtype: str) -> tuple[np.float32, np.float32]:
+    """Return the least normal number and the greatest number of a safetensors float type."""
+    finfo: Any = ml_dtypes.finfo
+    info = finfo(numpy_type(dtype))
+    return np.float32(info.smallest_normal), np.float32(info.max)
 
 
 def check_parts(codec: Codec, parts: Mapping[str, np.ndarray], shape: Shape) -> None:

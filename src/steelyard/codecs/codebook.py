@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from steelyard.codecs import clustering
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Codec, Parts, Shape, check_parts, float_limits, matrix, numpy_type
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 from steelyard.parallel import map_threads
@@ -133,8 +132,7 @@ class CodebookCodec(Codec):
     def round_scale(self, scale: np.ndarray) -> np.ndarray:
         """Return scales as they will be read back: float32, representable, finite; 0 becomes the least above it."""
         kind = numpy_type(self.scale_dtype)
-        info: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]
-        least, most = float(info.smallest_normal), float(info.max)
+        least, most = (float(limit) for limit in float_limits(self.scale_dtype))
         magnitude = np.clip(np.abs(scale), least, most)
         signed: np.ndarray = np.where(np.asarray(scale) < 0, -magnitude, magnitude)
         rounded: np.ndarray = signed.astype(np.float32).astype(kind).astype(np.float32)
@@ -143,7 +141,7 @@ class CodebookCodec(Codec):
     def round_tables(self, tables: np.ndarray) -> np.ndarray:
         """Return codewords as they will be read back: float32, representable and finite."""
         kind = numpy_type(self.table_dtype)
-        most = np.float32(ml_dtypes.finfo(kind).max)  # type: ignore[no-untyped-call]
+        _, most = float_limits(self.table_dtype)
         rounded: np.ndarray = np.clip(tables.astype(np.float32), -most, most).astype(kind).astype(np.float32)
         return rounded
 

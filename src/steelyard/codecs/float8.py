@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import ml_dtypes
 import numpy as np
 
-from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Parts, Shape, check_parts, float_limits, matrix, numpy_type
 from steelyard.codecs.blocks import block_absmax, block_counts, block_label, check_block, spread
 from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.rows import require_finite
@@ -89,7 +88,7 @@ class Float8Codec(RowCodec):
             fraction, exponent = np.frexp(np.maximum(wanted, np.float32(2.0**-126)))
             result: np.ndarray = np.ldexp(np.float32(1), exponent - (fraction == 0.5)).astype(kind)
             return result
-        smallest = np.float32(ml_dtypes.finfo(kind).smallest_normal)  # type: ignore[no-untyped-call]
+        smallest, _ = float_limits(self.scale_dtype)
         stored: np.ndarray = np.maximum(wanted, smallest).astype(kind)
         return stored
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from steelyard.codecs import rows as native
-from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Parts, Shape, check_parts, float_limits, matrix, numpy_type
 from steelyard.codecs.by_rows import RowCodec, chunks
 from steelyard.errors import UserError
 from steelyard.parallel import map_threads
@@ -206,7 +206,7 @@ class IntegerCodec(RowCodec):
     def round_scale(self, scale: np.ndarray) -> np.ndarray:
         """Return the scales as they will be read back: float32, representable, finite and above 0."""
         dtype = numpy_type(self.scale_dtype)
-        largest, smallest = _limits(self.scale_dtype)
+        smallest, largest = float_limits(self.scale_dtype)
         rounded = np.minimum(np.asarray(scale, np.float32), largest).astype(dtype).astype(np.float32)
         return np.where(rounded > 0, rounded, smallest).astype(np.float32)
 
@@ -270,10 +270,3 @@ class IntegerCodec(RowCodec):
     def _centres(self, out: int) -> np.ndarray:
         """Return the zero points of symmetric codes as the kernels take them: none where they are 0."""
         return np.empty((out, 0), np.float32)
-
-
-def _limits(dtype: str) -> tuple[np.float32, np.float32]:
-    import ml_dtypes
-
-    info: Any = ml_dtypes.finfo(numpy_type(dtype))  # type: ignore[no-untyped-call]
-    return np.float32(info.max), np.float32(info.smallest_normal)

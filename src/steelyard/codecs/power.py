@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import ml_dtypes
 import numpy as np
 
 from steelyard.codecs import rows as native
 from steelyard.codecs import tables
-from steelyard.codecs.base import Codec, Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Codec, Parts, Shape, check_parts, float_limits, matrix, numpy_type
 from steelyard.codecs.rows import require_finite
 from steelyard.errors import UserError
 
@@ -164,10 +163,10 @@ class PowerCodec(Codec):
         size = self.group_size or weight.shape[1]
         largest = np.maximum.reduceat(np.abs(weight), np.arange(0, weight.shape[1], size), axis=1)
         kind = numpy_type(self.scale_dtype)
-        info = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]
+        least, most = float_limits(self.scale_dtype)
         scale = largest / np.float32((((1 << self.bits) - 1) / 2) ** exponent)
-        stored = np.minimum(scale, np.float32(info.max)).astype(kind).astype(np.float32)
-        result: np.ndarray = np.where(stored > 0, stored, np.float32(info.smallest_normal))
+        stored = np.minimum(scale, most).astype(kind).astype(np.float32)
+        result: np.ndarray = np.where(stored > 0, stored, least)
         return result
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import ml_dtypes
 import numpy as np
 
-from steelyard.codecs.base import Parts, Shape, check_parts, matrix, numpy_type
+from steelyard.codecs.base import Parts, Shape, check_parts, float_limits, matrix, numpy_type
 from steelyard.codecs.blocks import block_counts, block_label, check_block, spread
 from steelyard.codecs.by_rows import RowCodec
 from steelyard.codecs.rows import require_finite
@@ -95,8 +94,7 @@ class TernaryCodec(RowCodec):
     def representable(self, scale: np.ndarray) -> np.ndarray:
         """Return scales in the stored type, above 0."""
         kind = numpy_type(self.scale_dtype)
-        info: Any = ml_dtypes.finfo(kind)  # type: ignore[no-untyped-call]
-        result: np.ndarray = np.clip(scale, np.float32(info.smallest_normal), np.float32(info.max)).astype(kind)
+        result: np.ndarray = np.clip(scale, *float_limits(self.scale_dtype)).astype(kind)
         return result
 
 

@@ -235,13 +235,18 @@ def verify_conversion(
                 wide = before.astype(np.float64)
                 size = float(np.linalg.norm(wide))
                 error = float(np.linalg.norm(after.astype(np.float64) - wide)) / size if size else 0.0
-                limit = 1e-5 if name in lost else float(ml_dtypes.finfo(after.dtype).eps)  # type: ignore[no-untyped-call]
+                limit = 1e-5 if name in lost else _eps(after.dtype)
                 right = before.shape == after.shape and abs(error - lost.get(name, 0.0)) <= limit
             else:
                 right = _same_bits(before, after, isinstance(written, GgufModel))
             if not right:
                 raise VerificationError(f"{folder}: {name} does not read as what was to be written")
     return f"{len(names)} tensors, {len(lost)} rounded anew"
+
+
+def _eps(dtype: np.dtype[Any]) -> float:
+    finfo: Any = ml_dtypes.finfo
+    return float(finfo(dtype).eps)
 
 
 def _same_bits(before: np.ndarray, after: np.ndarray, widened: bool) -> bool:

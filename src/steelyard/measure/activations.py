@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from io import BufferedRandom
 from types import TracebackType
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class ActivationStore:
         self._used = 0
         self._memory: dict[object, torch.Tensor] = {}
         self._spilled: dict[object, tuple[int, tuple[int, ...]]] = {}
-        self._file: BinaryIO | None = None
+        self._file: BufferedRandom | None = None
         self._end = 0
 
     def put(self, key: object, value: torch.Tensor) -> None:
@@ -60,7 +61,7 @@ class ActivationStore:
         assert self._file is not None
         array = np.empty(shape, dtype=np.float32)
         self._file.seek(begin)
-        self._file.readinto(array.data.cast("B"))  # type: ignore[attr-defined]
+        self._file.readinto(array.data.cast("B"))
         return torch.from_numpy(array)
 
     def drop(self, key: object) -> None:

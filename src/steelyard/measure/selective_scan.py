@@ -30,7 +30,8 @@ def selective_scan(
 
     Source: Gu and Dao 2023, 2312.00752, equations 2a and 4 with the discretization of its algorithm 2.
     """
-    result: torch.Tensor = _Scan.apply(u, step, decay, b, c)  # type: ignore[no-untyped-call]
+    apply: Any = _Scan.apply
+    result: torch.Tensor = apply(u, step, decay, b, c)
     return result
 
 

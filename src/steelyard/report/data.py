@@ -244,7 +244,8 @@ class ReportData:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON data, from which `from_dict` builds the same report."""
-        return _adapter().dump_python(self, mode="json")  # type: ignore[no-any-return]
+        plain: dict[str, Any] = _adapter().dump_python(self, mode="json")
+        return plain
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ReportData:
@@ -256,7 +257,8 @@ class ReportData:
         from pydantic import ValidationError
 
         try:
-            return _adapter().validate_python(data)  # type: ignore[no-any-return]
+            report: ReportData = _adapter().validate_python(data)
+            return report
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"]) or "report"

@@ -8,12 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from steelyard.budget.provenance import document
 from steelyard.errors import UserError
 from steelyard.report.data import ReportData
 from steelyard.report.image import can_draw, save_png
 from steelyard.report.page import FIGURES, drawings, page
-from steelyard.weights import file_hash
 
 PAGE = "report.html"
 _FOLDER = "report"
@@ -72,6 +70,9 @@ def rebuild(folder: Path) -> list[Path]:
 
 def _record_hashes(record: Path, content: Mapping[str, Any], paths: Sequence[Path]) -> None:
     """Put the hashes of the report's files into the record, if that has them."""
+    from steelyard.budget.provenance import document
+    from steelyard.weights import file_hash
+
     outputs = content.get("outputs")
     if not isinstance(outputs, dict) or PAGE not in outputs:
         return

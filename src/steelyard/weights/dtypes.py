@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -42,7 +43,7 @@ class DType:
 
 
 def _table() -> dict[str, DType]:
-    rows: tuple[tuple[str, int, object], ...] = (
+    rows: tuple[tuple[str, int, Any], ...] = (
         ("BOOL", 8, "|b1"),
         ("F4", 4, None),
         ("F6_E2M3", 6, None),
@@ -67,7 +68,7 @@ def _table() -> dict[str, DType]:
         ("U64", 64, "<u8"),
     )
     return {
-        name: DType(name, bits, None if kind is None else np.dtype(kind), order)  # type: ignore[call-overload]
+        name: DType(name, bits, None if kind is None else np.dtype(kind), order)
         for order, (name, bits, kind) in enumerate(rows)
     }
 

@@ -225,7 +225,7 @@ class _Block:
         kept = {name: matrix.state() for name, matrix in self._soft.items()}
         middles = {name: float(state[1].mean()) for name, state in kept.items()}
         for step in range(self._options.steps):
-            self._loss(self._descended[step % len(self._descended)]).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(self._loss(self._descended[step % len(self._descended)]))
             rate = 2 * (1 - step / self._options.steps) / self._options.steps  # which sum to 1
             for name, matrix in self._soft.items():
                 matrix.descend(rate, self._options, middles[name])

@@ -75,17 +75,20 @@ class AsStored(torch.autograd.Function):
         return gradient, None
 
 
+def applied(function: type[torch.autograd.Function], *arguments: Any) -> Tensor:
+    """Return what a function with a gradient of its own gives; torch's `apply` has no types."""
+    apply: Any = function.apply
+    found: Tensor = apply(*arguments)
+    return found
+
+
 def round_to_grid(
     weight: Tensor, scale: Tensor, zero: Tensor, low: int, high: int, step_gradient: Tensor
 ) -> Tensor:
     """Return `RoundToGrid` of its arguments."""
-    found: Tensor = RoundToGrid.apply(  # type: ignore[no-untyped-call]
-        weight, scale, zero, low, high, step_gradient
-    )
-    return found
+    return applied(RoundToGrid, weight, scale, zero, low, high, step_gradient)
 
 
 def as_stored(values: Tensor, stored: Tensor) -> Tensor:
     """Return `stored`, whose gradients go to `values`."""
-    found: Tensor = AsStored.apply(values, stored)  # type: ignore[no-untyped-call]
-    return found
+    return applied(AsStored, values, stored)

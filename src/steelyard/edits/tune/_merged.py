@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.edits.tune._fake import as_stored, codes_of, gradients
+from steelyard.edits.tune._fake import applied, as_stored, codes_of, gradients
 from steelyard.edits.tune._grid import Grid
 from steelyard.edits.tune._learned import LearnedSteps
 from steelyard.edits.tune.l4q import L4qOptions
@@ -77,8 +77,8 @@ class MergedLowRank(LearnedSteps):
         zero = self.zero
         if not self.grid.symmetric:
             zero = as_stored(self._offset, self._stored_zero())
-        grouped = _MergedAndRounded.apply(  # type: ignore[no-untyped-call]
-            self.grid, self.origin, self.b, self.a, self.alpha, scale, zero, self.step_gradient
+        grouped = applied(
+            _MergedAndRounded, self.grid, self.origin, self.b, self.a, self.alpha, scale, zero, self.step_gradient
         )
         return self.grid.unfold(grouped)
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.edits.tune._fake import codes_of
+from steelyard.edits.tune._fake import applied, codes_of
 from steelyard.edits.tune._learned import OnGrid
 from steelyard.edits.tune.ofq import OfqOptions
 from steelyard.edits.tune.trainable import Group, Moment, Start
@@ -45,7 +45,7 @@ class StatisticalSteps(OnGrid):
         """Return the matrix on the grid of the statistical steps."""
         _, scale, zero = self.placed()
         low, high = self.grid.low, self.grid.high
-        grouped = _StraightThrough.apply(self.float, scale, zero, low, high)  # type: ignore[no-untyped-call]
+        grouped = applied(_StraightThrough, self.float, scale, zero, low, high)
         return self.grid.unfold(grouped)
 
     def placed(self) -> tuple[Tensor, Tensor, Tensor]:

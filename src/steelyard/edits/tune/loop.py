@@ -146,13 +146,15 @@ class Run:
         return divergence(outputs, wanted, batch, self.student.task)
 
     def _one(self, moment: Moment) -> float:
+        from torch.autograd import backward
+
         for trainable in self.tensors.values():
             trainable.begin(moment)
         loss = self.loss(batch_at(self.data, moment.step, self.settings), self.weights())
         value = float(loss.detach())
         if not math.isfinite(value):
             raise UserError(f"the loss is {value} at step {moment.step + 1}; lower the rates")
-        loss.backward()  # type: ignore[no-untyped-call]
+        backward(loss)
         for trainable in self.tensors.values():
             trainable.before_update(moment)
         if self.optimizer is not None:

@@ -34,8 +34,10 @@ def model_keys(spec: ModelSpec, family: Family) -> dict[str, Value]:
     assert spec.architecture is not None
     settings = spec.architecture.settings(spec.config)
 
+    architecture = spec.architecture
+
     def size(axis: str) -> int:
-        return spec.architecture.axis_size(axis, settings)  # type: ignore[union-attr]
+        return architecture.axis_size(axis, settings)
 
     context = "position" if "position" in spec.architecture.sizes else ""
     heads, head_dim = size("head"), size("head_dim")
