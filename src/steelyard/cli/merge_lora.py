@@ -1,0 +1,37 @@
+"""`steelyard merge-lora`: an adapter put into the weights of its base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from steelyard.cli.options import add_options, build
+from steelyard.edits.merge.options import MergeOptions
+from steelyard.units import format_size
+
+_OF_RECIPES = frozenset({"seed", "allow_crimes", "intermediate"})
+
+
+@click.command("merge-lora")
+@click.argument("base")
+@click.argument("adapter")
+@add_options(MergeOptions, skip=_OF_RECIPES)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
+@click.option("--resume", is_flag=True, help="continue an interrupted run")
+@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+def command(base: str, adapter: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+    """Write BASE with the LoRA adapter ADAPTER in its weights, without loading either."""
+    from steelyard.budget.merge_lora import merge_adapter
+    from steelyard.cli.console import progress, show_json
+
+    options = build(MergeOptions, values)
+    result = merge_adapter(base, adapter, out, options, resume=resume, progress=progress())
+    if as_json:
+        show_json(result.to_dict())
+        return
+    click.echo(
+        f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), {result.tensors} tensors, "
+        f"{base} with {adapter}"
+    )
