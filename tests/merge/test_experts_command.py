@@ -65,6 +65,24 @@ def test_search_writes_the_best_recipe_it_measured(
     assert again.exit_code == 0 and "8 recipes measured (7 before)" in again.output
 
 
+def test_merge_searches_before_it_merges(models: tuple[Path, dict[str, str], Path], tmp_path: Path) -> None:
+    _, experts, tokens = models
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    entries = [{"model": place, "parameters": {"weight": 0.5}} for place in experts.values()]
+    recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": entries}))
+    more = ["--tune", "weight=0.1:1", "--data", str(tokens), "--evaluations", "3"]
+    ran = CliRunner().invoke(application, ["merge", str(recipe), str(out), *more])
+    assert ran.exit_code == 0, ran.output
+    models_ = yaml.safe_load((tmp_path / "out.yaml").read_text())["models"]
+    weights = np.array([each["parameters"]["weight"] for each in models_])
+    first, second = (load(place) for place in experts.values())
+    for name, value in load(out).items():
+        expected = (weights[0] * first[name] + weights[1] * second[name]) / weights.sum()
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6)
+    refused = CliRunner().invoke(application, ["merge", str(recipe), str(tmp_path / "x"), "--tune", "weight=0:1"])
+    assert isinstance(refused.exception, UserError) and "give both" in str(refused.exception)
+
+
 def test_learned_coefficients_are_a_recipe(models: tuple[Path, dict[str, str], Path], tmp_path: Path) -> None:
     base, experts, tokens = models
     found = call(

@@ -65,6 +65,21 @@ def search_command(
     **values: Any,
 ) -> None:
     """Search numbers of RECIPE for the least loss; half of the text decides, the other half says how good it is."""
+    searched(recipe, ranges, data, out, values, resume, "json" if as_json else "text")
+    if not as_json:
+        click.echo(f"wrote {out}; next: steelyard merge {out} OUT")
+
+
+def searched(
+    recipe: Path,
+    ranges: tuple[str, ...],
+    data: tuple[str, ...],
+    out: Path,
+    values: dict[str, Any],
+    resume: bool,
+    told: str,
+) -> None:
+    """Search a recipe and write the best one found to `out`; tell of it as "text", as "json", or not at all."""
     from steelyard.cli.console import progress, show_json
     from steelyard.edits.merge.objective import read_texts
     from steelyard.edits.merge.search.job import search_recipe, write_recipe
@@ -81,8 +96,9 @@ def search_command(
         progress=progress(),
     )
     write_recipe(found.recipe, out)
-    if as_json:
+    if told == "json":
         show_json(found.to_dict())
+    if told != "text":
         return
     best = result.evaluations[result.best]
     click.echo(
@@ -95,7 +111,6 @@ def search_command(
         click.echo(f"{len(result.front)} of them are beaten by no other on every task:")
         _show_losses([(f"number {n + 1}", result.evaluations[n].losses) for n in result.front])
     _show_half(found.before, found.after, "as given", "found")
-    click.echo(f"wrote {out}; next: steelyard merge {out} OUT")
 
 
 @command.command("learn")

@@ -9,6 +9,7 @@ import click
 
 from steelyard.cli.options import add_options, build
 from steelyard.edits.merge.options import MergeOptions
+from steelyard.errors import UserError
 from steelyard.units import format_size
 
 
@@ -17,6 +18,14 @@ from steelyard.units import format_size
 @click.argument("folder", required=False, metavar="[OUT]", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), help="the folder to make, instead of OUT")
 @add_options(MergeOptions)
+@click.option(
+    "--tune",
+    multiple=True,
+    metavar="NAME=LOW:HIGH[:ANCHORS]",
+    help="search this parameter first, as experts search does; repeat for more",
+)
+@click.option("--data", multiple=True, metavar="TASK=PATH", help="with --tune: text of a task; repeat for more")
+@click.option("--evaluations", type=click.IntRange(1), default=60, help="with --tune: recipes measured")
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
 @click.option("--dry-run", is_flag=True, help="check everything and say what it takes; write nothing")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
@@ -27,6 +36,9 @@ def command(
     resume: bool,
     dry_run: bool,
     as_json: bool,
+    tune: tuple[str, ...],
+    data: tuple[str, ...],
+    evaluations: int,
     **values: Any,
 ) -> None:
     """Merge models as RECIPE says, a YAML file in mergekit's dialect, and write OUT."""
@@ -35,6 +47,8 @@ def command(
 
     options = build(MergeOptions, values)
     try:
+        if tune or data:
+            recipe = _tuned(recipe, _target(folder, out), tune, data, evaluations, options.seed, resume, as_json)
         if dry_run:
             _forecast(recipe, options, as_json)
         else:
@@ -43,6 +57,28 @@ def command(
         if as_json:
             show_json(error.to_dict())
         raise
+
+
+def _tuned(
+    recipe: Path,
+    out: Path,
+    ranges: tuple[str, ...],
+    data: tuple[str, ...],
+    evaluations: int,
+    seed: int,
+    resume: bool,
+    quiet: bool,
+) -> Path:
+    """Search the recipe's numbers; return the file, beside the folder to be, that holds the best."""
+    from steelyard.cli.experts import searched
+
+    if not ranges or not data:
+        raise UserError("--tune says what is searched and --data on which text; give both")
+    tuned = out.with_name(out.name + ".yaml")
+    searched(
+        recipe, ranges, data, tuned, {"evaluations": evaluations, "seed": seed}, resume, "" if quiet else "text"
+    )
+    return tuned
 
 
 def _target(folder: Path | None, out: Path | None) -> Path:
