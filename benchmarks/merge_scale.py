@@ -241,7 +241,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experts", type=Path)
     parser.add_argument("--part", choices=("methods", "scale", "searched"), default="methods")
-    parser.add_argument("--windows", type=int, default=8, help="windows of 256 tokens of each task")
+    parser.add_argument("--windows", type=int, default=16, help="most windows of 256 tokens of each task")
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
     given = parser.parse_args()

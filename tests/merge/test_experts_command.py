@@ -160,6 +160,33 @@ def test_clusters_recover_the_bases(tmp_path: Path) -> None:
         for n in matrices
     ]
     assert likeness(opened[places[0]], opened[str(first)]) == pytest.approx(np.mean(cosines), rel=1e-5)
-    assert [len(recipe["models"]) for recipe in zoo.recipes()] == [3]
     for model in opened.values():
         model.close()
+
+
+def test_a_zoo_becomes_recipes(models: tuple[Path, dict[str, str], Path], tmp_path: Path) -> None:
+    _, experts, tokens = models
+    places, other = list(experts.values()), str(write_tiny(tmp_path / "other", num_hidden_layers=1))
+    found = call(
+        "cluster",
+        *places,
+        other,
+        "--threshold",
+        "0.2",
+        "--data",
+        tokens,
+        *LENGTH,
+        "--out",
+        tmp_path / "zoo",
+        "--json",
+    )
+    assert [each["models"] for each in found["clusters"]] == [places, [other]]
+    scores = found["strategies"][0]["scores"]
+    assert set(scores) == {"best alone", "greedy soup", "linear", "karcher"}
+    assert found["strategies"][0]["name"] == min(scores, key=scores.get)
+    mixed = yaml.safe_load((tmp_path / "zoo" / "mixture.yaml").read_text())
+    assert [each["source_model"] for each in mixed["experts"]] == [str(tmp_path / "zoo" / "cluster-1"), other]
+    ran = CliRunner().invoke(
+        application, ["merge", str(tmp_path / "zoo" / "cluster-1.yaml"), str(tmp_path / "zoo" / "cluster-1")]
+    )
+    assert ran.exit_code == 0 and sorted(load(tmp_path / "zoo" / "cluster-1")) == sorted(load(places[0]))

@@ -257,28 +257,34 @@ def unpack_command(store: Path, task: str, out: Path, base: str | None, resume: 
 @command.command("cluster")
 @click.argument("models", nargs=-1, required=True)
 @click.option("--threshold", type=float, default=0.95, show_default=True, help="least likeness within a cluster")
+@_measured(required=False)
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="a folder for a recipe of each cluster and of their mixture"
+)
 @_json
-def cluster_command(models: tuple[str, ...], threshold: float, as_json: bool) -> None:
-    """Say which of MODELS can be merged: those of one architecture whose weights are alike (Model-GLUE)."""
-    from contextlib import ExitStack
-
+def cluster_command(
+    models: tuple[str, ...], threshold: float, data: tuple[str, ...], out: Path | None, as_json: bool, **values: Any
+) -> None:
+    """Say which of MODELS can be merged, and how: one architecture, weights that are alike (Model-GLUE)."""
     from steelyard.cli.console import show_json
-    from steelyard.edits.merge.inputs import StoredModel
-    from steelyard.edits.merge.zoo import cluster
+    from steelyard.edits.merge.objective import read_texts
+    from steelyard.edits.merge.search.job import sort_zoo, write_zoo
 
-    with ExitStack() as stack:
-        opened = {}
-        for location in models:
-            opened[location] = StoredModel.open(location)
-            stack.callback(opened[location].close)
-        zoo = cluster(opened, threshold)
+    evaluation = _evaluation(values)
+    zoo, strategies = sort_zoo(models, threshold, read_texts(data), evaluation)
+    written = write_zoo(zoo, strategies, out) if out is not None else []
     if as_json:
-        show_json(zoo.to_dict())
+        show_json({**zoo.to_dict(), "strategies": [{"name": s.name, "scores": dict(s.scores)} for s in strategies]})
         return
-    for number, found in enumerate(zoo.clusters, 1):
+    for number, (found, chosen) in enumerate(zip(zoo.clusters, strategies, strict=True), 1):
         click.echo(f"cluster {number}:")
         for name in found.models:
             click.echo(f"  {found.likeness[name]:.4f}  {name}")
+        if chosen.scores:
+            scores = ", ".join(f"{name} {score:.4f}" for name, score in chosen.scores.items())
+            click.echo(f"  merged by {chosen.name} ({scores})")
+    for path in written:
+        click.echo(f"wrote {path}")
 
 
 def _evaluation(values: dict[str, Any]) -> Any:

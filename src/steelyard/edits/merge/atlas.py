@@ -42,7 +42,7 @@ class AtlasOptions(BaseModel):
     only: tuple[str, ...] = Field(
         (), description="parts of the names of tensors that change; all if there are none"
     )
-    batch_tokens: int = Field(2048, ge=8, description="tokens of each task in a step")
+    batch_tokens: int = Field(1024, ge=8, description="tokens of each task in a step")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import numpy as np
 
 from steelyard.edits.merge.inputs import InputModel
 from steelyard.edits.merge.pieces import cuts
-from steelyard.edits.merge.soups import uniform
+from steelyard.edits.merge.soups import Measure, greedy, mean, uniform
 from steelyard.errors import UserError
 
 
@@ -33,10 +33,6 @@ class Zoo:
 
     clusters: Sequence[Cluster]
 
-    def recipes(self) -> list[dict[str, Any]]:
-        """Return a uniform soup of each cluster of several models, as recipes for `steelyard merge`."""
-        return [uniform(cluster.models).recipe() for cluster in self.clusters if len(cluster.models) > 1]
-
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {
@@ -44,6 +40,60 @@ class Zoo:
                 {"models": list(cluster.models), "likeness": dict(cluster.likeness)} for cluster in self.clusters
             ]
         }
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """How a cluster is merged.
+
+    Attributes:
+        name: of the strategy.
+        recipe: as plain data.
+        scores: mean loss of every strategy that was tried, by its name.
+    """
+
+    name: str
+    recipe: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+
+def strategy(found: Cluster, measure: Measure | None) -> Strategy:
+    """Return what does best for a cluster: its best model alone, all of them, those that help, or their centre.
+
+    Args:
+        found: the cluster.
+        measure: the judge; None to average all of them.
+
+    Source: as `cluster`; the authors' code too averages, and leaves out what does not help.
+    """
+    average = uniform(found.models).recipe()
+    if measure is None or len(found.models) == 1:
+        return Strategy("linear", average, {})
+    soup = greedy(found.models, measure)
+    best = min(soup.alone, key=lambda name: soup.alone[name])
+    centre = {"merge_method": "karcher", "models": [{"model": name} for name in found.models]}
+    recipes = {
+        "best alone": uniform([best]).recipe(),
+        "greedy soup": soup.recipe(),
+        "linear": average,
+        "karcher": centre,
+    }
+    scores = {"best alone": soup.alone[best], "greedy soup": mean(soup.losses)}
+    scores |= {name: mean(measure(recipes[name])) for name in ("linear", "karcher")}
+    chosen = min(scores, key=lambda name: scores[name])
+    return Strategy(chosen, recipes[chosen], scores)
+
+
+def mixture(locations: Sequence[str]) -> dict[str, Any]:
+    """Return the recipe of a mixture of experts of merged clusters, as plain data; its routers are drawn.
+
+    Raises:
+        UserError: if there are fewer than two.
+    """
+    if len(locations) < 2:
+        raise UserError("a mixture needs at least two experts; there is one cluster, so its merge is all there is")
+    experts = [{"source_model": place} for place in locations]
+    return {"base_model": locations[0], "gate_mode": "random", "experts": experts}
 
 
 def cluster(models: Mapping[str, InputModel], threshold: float = 0.95) -> Zoo:

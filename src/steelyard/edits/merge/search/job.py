@@ -17,6 +17,7 @@ from steelyard.edits.merge.objective import Objective
 from steelyard.edits.merge.search.run import SearchOptions, SearchResult, search
 from steelyard.edits.merge.search.space import Range, Space
 from steelyard.edits.merge.soups import Soup, barriers, greedy
+from steelyard.edits.merge.zoo import Strategy, Zoo, cluster, mixture, strategy
 from steelyard.errors import UserError
 from steelyard.progress import SILENT, Progress
 from steelyard.yaml_document import parse_documents, read_text
@@ -159,6 +160,55 @@ def learn_coefficients(
         before, after = (held_out.losses(candidates.source(made)) for made in (start, learned.recipe()))
     details = {"coefficients": learned.count, "losses": list(learned.losses)}
     return Found(learned.recipe(), before, after, details)
+
+
+def sort_zoo(
+    models: Sequence[str],
+    threshold: float,
+    texts: Mapping[str, Corpus],
+    evaluation: EvaluationOptions | None = None,
+) -> tuple[Zoo, list[Strategy]]:
+    """Return models in clusters that can be merged, and how each cluster is, by the text if there is any.
+
+    Raises:
+        UserError: for models that cannot be read, or text that cannot be measured on.
+    """
+    with Candidates() as candidates:
+        zoo = cluster({name: candidates.model(ModelReference.parse(name)) for name in models}, threshold)
+        strategies = []
+        for found in zoo.clusters:
+            measure = None
+            if texts and len(found.models) > 1:
+                judge = Objective(found.models[0], texts, evaluation)
+
+                def measure(recipe: Mapping[str, Any], judge: Objective = judge) -> Mapping[str, float]:
+                    return judge.losses(candidates.source(recipe))
+
+            strategies.append(strategy(found, measure))
+    return zoo, strategies
+
+
+def write_zoo(zoo: Zoo, strategies: Sequence[Strategy], out: Path) -> list[Path]:
+    """Write a recipe of each cluster of several models and, if there are more clusters, of their mixture.
+
+    Returns:
+        The files; the mixture's names the folders that the others are merged into, `cluster-1` and so on beside it.
+    """
+    if out.exists():
+        raise UserError(f"{out} already exists; choose another --out or remove it")
+    out.mkdir(parents=True)
+    written, places = [], []
+    for number, (found, chosen) in enumerate(zip(zoo.clusters, strategies, strict=True), 1):
+        if len(found.models) == 1:
+            places.append(found.models[0])
+            continue
+        places.append(str(out / f"cluster-{number}"))
+        written.append(out / f"cluster-{number}.yaml")
+        write_recipe(chosen.recipe, written[-1])
+    if len(places) > 1:
+        written.append(out / "mixture.yaml")
+        write_recipe(mixture(places), written[-1])
+    return written
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
