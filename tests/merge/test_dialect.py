@@ -28,7 +28,7 @@ parameters:
       value: [0, 0.5, 0.3, 0.7, 1]
     - filter: mlp
       value: [1, 0.5, 0.7, 0.3, 0]
-    - value: 0.5 # fallback for rest of tensors
+    - value: 0.5
 dtype: float16
 """
 

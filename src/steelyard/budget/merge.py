@@ -13,12 +13,12 @@ from steelyard.budget.provenance import document, versions
 from steelyard.edits.merge.dialect import MergeRecipe
 from steelyard.edits.merge.dialect.reading import parse_recipes, read_recipes
 from steelyard.edits.merge.job import MergeResult, forecasts, merge_documents
-from steelyard.edits.merge.moe import forecast_mixture, is_mixture, merge_mixture, read_mixture
 from steelyard.edits.merge.options import MergeOptions, MergeStepOptions
 from steelyard.errors import UserError, VerificationError
 from steelyard.formats.verify import Check
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import Checkpoint, array_hash
+from steelyard.yaml_document import read_text
 
 MODEL = "model"
 """Stands in the merge of a step for the model that the step begins with."""
@@ -47,7 +47,9 @@ def merge_file(
         UserError: with everything that is wrong, before a byte is written; or for a value that is not finite.
     """
     options = options or MergeOptions()
-    if not isinstance(recipe, Mapping) and is_mixture(Path(recipe)):
+    if not isinstance(recipe, Mapping) and _is_mixture(Path(recipe)):
+        from steelyard.edits.merge.moe import merge_mixture, read_mixture
+
         found = read_mixture(Path(recipe))
         return [
             merge_mixture(found, out, options, where=str(recipe), resume=resume, record=_record, progress=progress)
@@ -67,7 +69,9 @@ def forecast_file(recipe: str | Path, options: MergeOptions) -> list[dict[str, A
         UserError: with everything that is wrong.
     """
     path = Path(recipe)
-    if is_mixture(path):
+    if _is_mixture(path):
+        from steelyard.edits.merge.moe import forecast_mixture, read_mixture
+
         found = forecast_mixture(read_mixture(path), options, where=str(recipe))
         sentence = f"{found['tensors']} tensors, {found['bytes']:,} bytes to write"
         return [{"name": "", "method": f"a mixture ({found['architecture']})", **found, "sentence": sentence}]
@@ -141,6 +145,15 @@ def audit_merge(folder: Path, sections: Mapping[str, Any]) -> Check:
             if array_hash(written.tensor(name)) != digest:
                 raise VerificationError(f"{folder}: {name} has changed since it was written")
     return Check("tensors unchanged", "pass", f"{len(recorded)} tensors have their recorded hashes")
+
+
+def _is_mixture(path: Path) -> bool:
+    """Tell whether a file is one of mergekit-moe's, without a second reading of most that are not."""
+    if "experts" not in read_text(path):
+        return False
+    from steelyard.edits.merge.moe import is_mixture
+
+    return is_mixture(path)
 
 
 def _record(sections: Mapping[str, Any]) -> bytes:

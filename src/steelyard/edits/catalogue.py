@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -103,9 +104,20 @@ class Catalogue(Generic[Entry]):
         Raises:
             UserError: if there is none, with the nearest name and all names.
         """
+        if "entries" not in self.__dict__ and (entry := self._alone(name)) is not None:
+            return entry
         if name not in self.entries:
             raise UserError(f"there is no {self._kind} {suggest(name, self.entries)}")
         return self.entries[name]
+
+    def _alone(self, name: str) -> Entry | None:
+        """Return an entry from the module of its name, without importing all the others; None if it is elsewhere."""
+        module = f"{self._package}.{name}"
+        if not name.isidentifier() or name.startswith("_") or importlib.util.find_spec(module) is None:
+            return None
+        held = vars(importlib.import_module(module)).values()
+        entries: list[Entry] = [getattr(value, self._mark) for value in held if hasattr(value, self._mark)]
+        return next((entry for entry in entries if entry.name == name), None)
 
     def table(self) -> list[dict[str, Any]]:
         """Return the entries as plain data, one row each, for the docs and `steelyard methods`."""

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from steelyard.codecs import Parts
+from steelyard.codecs.by_rows import RowCodec, slice_parts
 from steelyard.edits.merge.dialect import ModelReference
 from steelyard.formats.conversion import spec_of
 from steelyard.formats.logical import LogicalCheckpoint
@@ -105,15 +107,27 @@ class StoredModel:
         return self.spec.tensors[self.spec.ties.get(name, name)].dtype
 
     def reader(self, name: str) -> Reader:
-        """Return what reads a tensor: a view of the file, or the whole tensor decoded."""
+        """Return what reads a tensor: a view of the file, decoded rows, or the whole tensor decoded."""
+        codec = self._by_rows(name)
+        if codec is not None:
+            return _RowReader(codec, self._logical.parts(name), self.shape(name))
         flat = self._logical.tensor(name).reshape(-1)
         return lambda start, stop: flat[start:stop]
 
     def resident(self, name: str) -> int:
-        """Return the bytes a reader holds: those of a decoded tensor in float32."""
+        """Return the bytes a reader holds: of the codes, or of the tensor decoded in float32."""
         if self._logical.codec(name) is None:
             return 0
+        if self._by_rows(name) is not None:
+            return self._logical.stored_bytes(name)
         return 4 * int(np.prod(self.shape(name), dtype=np.int64))
+
+    def _by_rows(self, name: str) -> RowCodec | None:
+        """Return the codec of a tensor whose rows can be decoded apart from the others."""
+        entry = self._logical.entries.get(name)
+        if entry is None or entry.transposed or not isinstance(entry.codec, RowCodec):
+            return None
+        return entry.codec if entry.codec.row_quantum is not None else None
 
     def done(self, name: str) -> None:
         """Let the pages of a tensor go."""
@@ -137,6 +151,25 @@ class StoredModel:
 
     def __contains__(self, name: object) -> bool:
         return name in self._names
+
+
+@dataclass(frozen=True)
+class _RowReader:
+    """Reads an encoded matrix: decodes the blocks of rows that hold the entries asked for, and no others."""
+
+    codec: RowCodec
+    parts: Parts
+    shape: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        rows, columns = self.shape
+        quantum = self.codec.row_quantum
+        assert quantum is not None
+        first = start // columns // quantum * quantum
+        last = min(-(-stop // (columns * quantum)) * quantum, rows)
+        parts = slice_parts(self.codec, self.parts, first, last)
+        decoded = self.codec.decode(parts, (last - first, columns)).reshape(-1)
+        return decoded[start - first * columns : stop - first * columns]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -45,18 +46,12 @@ class Parameters:
         Recipes often keep parameters of a method they were first written for, and mergekit passes over them.
         """
         known = {*self._options.values(), *self._per_model.values()}
-        others = {
-            spelled
-            for method in registry.methods().values()
-            for model in (method.options, method.per_model)
-            for spelled in _spellings(model).values()
-        }
         notes: dict[str, None] = {}
         for settings in self._recipe.settings():
             for name in settings:
                 if name in known or name in _MERGEKITS_OWN:
                     continue
-                if name in others:
+                if name in _of_any_method():
                     notes[f"{self._method.name} has no parameter {name}: it was passed over"] = None
                     continue
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
@@ -119,6 +114,17 @@ class Parameters:
             given = first["input"]
             self._problems.add(f"parameter {name}: got {given!r}", first["msg"].removeprefix("Value error, "))
         return None
+
+
+@functools.cache
+def _of_any_method() -> frozenset[str]:
+    """Return the parameters of all methods."""
+    return frozenset(
+        spelled
+        for method in registry.methods().values()
+        for model in (method.options, method.per_model)
+        for spelled in _spellings(model).values()
+    )
 
 
 def _spellings(model: type[BaseModel]) -> dict[str, str]:
