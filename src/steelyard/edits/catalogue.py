@@ -111,7 +111,7 @@ class Catalogue(Generic[Entry]):
         return self.entries[name]
 
     def _alone(self, name: str) -> Entry | None:
-        """Return an entry from the module of its name, without importing all the others; None if it is elsewhere."""
+        """Return an entry from the module of its name, without importing the others; None if it is elsewhere."""
         module = f"{self._package}.{name}"
         if not name.isidentifier() or name.startswith("_") or importlib.util.find_spec(module) is None:
             return None
