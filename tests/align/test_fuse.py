@@ -78,11 +78,14 @@ def test_a_shuffled_copy_gives_the_original_back(tmp_path: Path, name: str, meth
         np.testing.assert_allclose(theirs[key], ours[key], atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2", "bert"])
 @pytest.mark.parametrize("method", ["otfusion", "pleas"])
-def test_a_shuffled_copy_matched_and_fitted_on_text_gives_the_original_back(tmp_path: Path, method: str) -> None:
+def test_a_shuffled_copy_matched_and_fitted_on_text_gives_the_original_back(
+    tmp_path: Path, name: str, method: str
+) -> None:
     pytest.importorskip("torch")
-    original = family(tmp_path / "original", "llama")
-    copy, _ = shuffle(tmp_path / "copy", "llama", seed=3)
+    original = family(tmp_path / "original", name)
+    copy, _ = shuffle(tmp_path / "copy", name, seed=3)
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 96, 1200))
     options = FuseOptions(
         method=method, match="activations", data=str(tmp_path / "tokens.npy"), sequences=16, sequence_length=32
