@@ -66,3 +66,28 @@ def test_layers_are_stacked(model_type: str, tmp_path: Path) -> None:
         assert opened.spec.n_layers == 2 * layers
         assert len(opened.spec.tensors) == len(names) + inside
     assert config_of(tmp_path / "out") != config
+
+
+def test_stacks_of_layers_are_modules(tmp_path: Path) -> None:
+    config = small_config("bart")
+    one, two = write(tmp_path / "one", config, 1), write(tmp_path / "two", config, 2)
+    layers = config["encoder_layers"]
+    part = {"sources": [{"model": str(one), "layer_range": [0, layers]}]}
+    modules = {
+        "encoder": {"slices": [part, part]},
+        "decoder": {"models": [{"model": str(two)}]},
+    }
+    recipe = {"modules": modules, "merge_method": "linear"}
+    sy.merge(recipe, out=tmp_path / "out")
+    made = config_of(tmp_path / "out")
+    assert made["encoder_layers"] == 2 * layers and made["decoder_layers"] == config["decoder_layers"]
+    first, last, merged = wide(one), wide(two), wide(tmp_path / "out")
+    for name, array in merged.items():
+        if ".decoder.layers." in name:
+            assert np.array_equal(array, last[name])
+        elif f".encoder.layers.{layers}." in name:
+            assert np.array_equal(array, first[name.replace(f".layers.{layers}.", ".layers.0.")])
+    with pytest.raises(sy.UserError, match=r"no module for the layers model\.decoder"):
+        sy.merge({**recipe, "modules": {"encoder": modules["encoder"]}}, out=tmp_path / "again")
+    with pytest.raises(sy.UserError, match="list the slices of each under modules"):
+        sy.merge({"slices": [part], "merge_method": "linear"}, out=tmp_path / "again")

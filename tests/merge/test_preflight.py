@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 from pathlib import Path
@@ -12,6 +13,8 @@ import pytest
 from merge.siblings import config_of, rewrite, weights, write_sibling
 from steelyard.budget.merge import merge_file
 from steelyard.edits.merge.problems import PreflightError
+from steelyard.weights import DiskFullError
+from steelyard.weights.staging import Staging
 from tiny_llama import write_tiny
 
 
@@ -151,3 +154,19 @@ def test_a_result_never_lies_in_an_input(family: Path, tmp_path: Path) -> None:
     (tmp_path / "recipe.yml").write_text(f"models: [{{model: {tmp_path}/one}}]\nmerge_method: linear")
     with pytest.raises(PreflightError, match="lies within the input"):
         merge_file(tmp_path / "recipe.yml", tmp_path / "one" / "out")
+
+
+def test_a_disk_that_fills_up_leaves_no_result(
+    family: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Staging, file: str, data: memoryview, offset: int) -> None:
+        if offset > 10_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, file, data, offset)
+
+    write = Staging.write
+    monkeypatch.setattr(Staging, "write", full)
+    (tmp_path / "recipe.yml").write_text(f"models: [{{model: {family}/one}}]\nmerge_method: linear")
+    with pytest.raises(DiskFullError, match="no space for"):
+        merge_file(tmp_path / "recipe.yml", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["recipe.yml"]
