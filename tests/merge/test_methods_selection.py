@@ -122,3 +122,12 @@ def test_rescaling_restores_the_sum_of_magnitudes() -> None:
         found = merged(method, tensors, 0, {}, {"density": [0.5]}, entries=600)
         assert (found == 0).mean() == pytest.approx(0.5, abs=0.05)
         assert np.abs(found).sum() == pytest.approx(np.abs(delta).sum(), rel=1e-5)
+
+
+def test_della_ranks_along_the_second_axis_of_a_stack() -> None:
+    delta = np.arange(1, 7, dtype=np.float32)[None, :, None] * np.ones((20, 1, 30), np.float32)
+    tensors = np.stack([np.zeros_like(delta), delta])
+    per_model = {"density": [0.5], "epsilon": [0.4]}
+    kept = merged("della_linear", tensors, 0, {"rescale": False}, per_model) != 0
+    expected = 0.1 + 0.8 * np.arange(6) / 5
+    np.testing.assert_allclose(kept.mean(axis=(0, 2)), expected, atol=5 * np.sqrt(0.25 / 600))

@@ -23,7 +23,6 @@ class _Mixing(BaseModel):
 
     normalize: bool = Field(False, description="divide by the sum of the weights that take part")
     rescale: bool = Field(False, description="bring thinned task vectors back to the sum of their magnitudes")
-    int8_mask: bool = Field(False, description="has no effect; read for the sake of mergekit's recipes")
 
 
 class WeightedExpert(BaseModel):

@@ -24,7 +24,6 @@ class SceOptions(BaseModel):
     select_topk: float = Field(
         1.0, allow_inf_nan=False, description="share of the entries in which experts differ that is merged"
     )
-    int8_mask: bool = Field(False, description="has no effect; read for the sake of mergekit's recipes")
 
 
 @merge_method(
