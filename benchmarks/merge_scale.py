@@ -6,8 +6,8 @@
     python benchmarks/merge_scale.py EXPERTS --part searched   # soups, search, learned coefficients, packed masks
 
 Losses are nats per token on files that neither the base nor an expert was trained on. The gain of a task is
-normalised: 0 is the base, 1 the task's own expert. Scales are chosen on other files (the calibration split) than
-those reported.
+normalised: 0 is the base, 1 the task's own expert; tasks whose expert is no better than the base have none. Scales
+are chosen on other files (the calibration split) than those reported.
 """
 
 from __future__ import annotations
@@ -110,9 +110,10 @@ class Bench:
         """Tokens that are reported on, of all tasks."""
         return sum(found.tokens for found in self.report.data.values())
 
-    def gain(self, task: str, losses: Mapping[str, float]) -> float:
-        """Return the normalised gain on a task."""
-        return (self.base[task] - losses[task]) / (self.base[task] - self.own[task][task])
+    def gains(self, tasks: Sequence[str], losses: Mapping[str, float]) -> list[float]:
+        """Return the normalised gain on each of the tasks that has an expert better than the base."""
+        better = [task for task in tasks if self.own[task][task] < self.base[task]]
+        return [(self.base[task] - losses[task]) / (self.base[task] - self.own[task][task]) for task in better]
 
     def losses(self, recipe: Mapping[str, Any], tasks: Sequence[str] | None = None) -> dict[str, float]:
         """Return what a recipe makes on the reported texts."""
@@ -133,7 +134,9 @@ class Bench:
         """Return the loss of the mean of the experts' probabilities: it costs as many models as there are."""
         import torch
         from transformers import AutoModelForCausalLM
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         modules = [
             AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32).eval() for p in self.experts.values()
         ]
@@ -179,17 +182,17 @@ def scale(bench: Bench) -> Iterator[Row]:
     names = ("linear", "task_arithmetic", "ties, density 0.2", "dare_linear, density 0.1")
     for count in range(1, len(bench.tasks) + 1):
         for name in names:
-            inside, outside = [], []
+            inside, outside, merges = [], [], 0
             for members in itertools.combinations(bench.tasks, count):
                 places = [bench.experts[task] for task in members]
                 recipe = unscaled(places)[name] if name == "linear" else bench.best_scale(name, members)[1]
-                losses = bench.losses(recipe)
-                inside += [bench.gain(task, losses) for task in members]
+                losses, merges = bench.losses(recipe), merges + 1
+                inside += bench.gains(members, losses)
                 outside += [losses[task] - bench.base[task] for task in bench.tasks if task not in members]
-            found = {"held-in, gain": float(np.mean(inside))}
+            found = {"held-in, gain": float(np.mean(inside))} if inside else {}
             if outside:
                 found["held-out, nats above the base"] = float(np.mean(outside))
-            yield f"{count} experts, {name}", found, f"{len(inside) // count} merges"
+            yield f"{count} experts, {name}", found, f"{merges} merges"
 
 
 def searched(bench: Bench, evaluations: int, steps: int) -> Iterator[Row]:
@@ -254,7 +257,7 @@ def main() -> None:
     print(f"{bench.tokens():,} tokens of {len(bench.tasks)} tasks\n")
     rows, columns = [], () if given.part == "scale" else bench.tasks
     if columns:
-        print(f"| | {' | '.join(columns)} | mean gain | |\n|---|{'---:|' * (len(columns) + 1)}---|")
+        print(f"| | {' | '.join(columns)} | mean | gain | |\n|---|{'---:|' * (len(columns) + 2)}---|")
     else:
         print("| | held-in, gain | held-out, nats above the base | |\n|---|---:|---:|---|")
     for name, losses, note in parts[given.part]():
@@ -264,7 +267,9 @@ def main() -> None:
             for key in ("held-in, gain", "held-out, nats above the base")
         ]
         if columns:
-            cells.append(f"{np.mean([bench.gain(task, losses) for task in columns]):.2f}")
+            gains = bench.gains(columns, losses)
+            cells.append(f"{np.mean([losses[task] for task in columns]):.3f}")
+            cells.append(f"{np.mean(gains):.2f}" if gains else "")
         print(f"| {name} | {' | '.join(cells)} | {note} |", flush=True)
     out = given.experts / f"merge-{given.part}.json"
     out.write_text(json.dumps(rows, indent=1) + "\n")

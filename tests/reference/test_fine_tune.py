@@ -72,5 +72,5 @@ def test_prose_is_the_docstrings_alone() -> None:
 
 
 def test_unknown_topics_are_named() -> None:
-    with pytest.raises(UserError, match="no topic 'poems'; available: tests, prose, headers, arrays"):
+    with pytest.raises(UserError, match="no topic 'poems'; available: tests, prose, headers, arrays, stubs"):
         texts("poems", "train")

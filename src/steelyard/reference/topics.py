@@ -1,8 +1,8 @@
-"""Four corpora to make experts of the reference model: text found wherever Steelyard is installed.
+"""Corpora to make experts of the reference model: text found wherever Steelyard is installed.
 
 Each is split as the reference model's own corpus is, by a hash of the path, so that what an expert is measured on
-was seen by neither the expert nor the model it began from. Of two topics the reference model saw other files;
-headers and NumPy's sources are new to it.
+was seen by neither the expert nor the model it began from. The tests and, among their code, the docstrings are what
+the reference model itself was trained on; the others are new to it.
 """
 
 from __future__ import annotations
@@ -65,9 +65,18 @@ def _headers(split: Split) -> Iterator[SourceFile]:
 
 def _arrays(split: Split) -> Iterator[SourceFile]:
     """The Python sources of NumPy."""
+    yield from _numpy("*.py", split)
+
+
+def _stubs(split: Split) -> Iterator[SourceFile]:
+    """The type stubs of NumPy."""
+    yield from _numpy("*.pyi", split)
+
+
+def _numpy(pattern: str, split: Split) -> Iterator[SourceFile]:
     found = importlib.util.find_spec("numpy")
     if found is not None and found.origin is not None:
-        yield from _below(Path(found.origin).parent, "*.py", split)
+        yield from _below(Path(found.origin).parent, pattern, split)
 
 
 def _below(folder: Path, pattern: str, split: Split) -> Iterator[SourceFile]:
@@ -87,5 +96,6 @@ TOPICS: Mapping[str, Callable[[Split], Iterator[SourceFile]]] = {
     "prose": _prose,
     "headers": _headers,
     "arrays": _arrays,
+    "stubs": _stubs,
 }
 """The topics by name."""
