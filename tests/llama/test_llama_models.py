@@ -20,9 +20,19 @@ from steelyard.budget.quantize import QuantizeOptions, quantize_folder
 from steelyard.codecs.gguf.types import LEVELS
 from steelyard.formats.convert import convert_folder
 
-MORE = {
+ROUTED = {"num_key_value_heads": 2, "num_experts_per_tok": 2}
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "mistral": ("MistralForCausalLM", {"num_key_value_heads": 2}),
     "qwen2": ("Qwen2ForCausalLM", {"num_key_value_heads": 2}),
+    "mixtral": ("MixtralForCausalLM", ROUTED | {"num_local_experts": 3}),
+    "qwen2_moe": (
+        "Qwen2MoeForCausalLM",
+        ROUTED | {"moe_intermediate_size": 32, "num_experts": 4, "shared_expert_intermediate_size": 96},
+    ),
+    "qwen3_moe": (
+        "Qwen3MoeForCausalLM",
+        ROUTED | {"moe_intermediate_size": 32, "num_experts": 4, "head_dim": 16, "norm_topk_prob": True},
+    ),
 }
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
 LLAMA3 = {
@@ -44,6 +54,9 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2, yarn": ("qwen2", {"rope_parameters": YARN}),
     "qwen3, yarn weaker": ("qwen3", {"rope_parameters": YARN | {"attention_factor": 1.05}}),
     "qwen3": ("qwen3", {}),
+    "mixtral": ("mixtral", {}),
+    "qwen2_moe": ("qwen2_moe", {}),
+    "qwen3_moe": ("qwen3_moe", {}),
     "gpt2": ("gpt2", {}),
     "gpt_neox": ("gpt_neox", {}),
 }

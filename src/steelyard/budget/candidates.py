@@ -57,7 +57,8 @@ def offers(spec: ModelSpec, format: Format, effort: Effort, fuse: bool = True, e
     for name in spec.tensors:
         if isinstance(format, Container) and format.kept(spec, name) is None:
             continue
-        members.setdefault(grouped.get(name, name), []).append(name)
+        own = format.together(spec, name) if isinstance(format, Container) else name
+        members.setdefault(grouped.get(name, own), []).append(name)
     return [_offer(spec, format, effort, entropy, group, names) for group, names in members.items()]
 
 

@@ -33,6 +33,10 @@ class Container(ABC):
     def kept(self, spec: ModelSpec, name: str) -> Codec | None:
         """Return what a tensor is stored as where nothing is bought for it; None if it is left out."""
 
+    def together(self, spec: ModelSpec, name: str) -> str:
+        """Return what the tensors share that must have one codec in the files; a tensor's own name if nothing."""
+        return name
+
     @abstractmethod
     def menu(self, spec: ModelSpec, tensors: Sequence[TensorSpec], effort: str) -> Iterator[Codec]:
         """Yield what may be bought for tensors that share one codec."""

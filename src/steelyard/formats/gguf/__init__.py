@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,10 +15,11 @@ from steelyard.errors import UserError
 from steelyard.formats.base import PLAIN, base_config, is_plain, tensor_of
 from steelyard.formats.container import Container
 from steelyard.formats.gguf.metadata import FACTORS, QUANTIZATION_VERSION, Value, model_keys, rotary_factors
-from steelyard.formats.gguf.names import FAMILIES, Family, gguf_name, row_order
+from steelyard.formats.gguf.names import FAMILIES, SWITCH, Family, expert_count, expert_of, gguf_name, row_order
 from steelyard.formats.gguf.tokenizer import vocabulary_keys
 from steelyard.formats.gguf.writing import ALIGNMENT, GgufTensor, info_bytes, plan_gguf
 from steelyard.spec import ModelSpec, TensorSpec
+from steelyard.spec.tensor import ROUTER
 from steelyard.weights import Checkpoint, Layout, StoredTensor
 
 # What llama.cpp calls a file by the type most of its weights have; 1024 is its "guessed".
@@ -38,8 +39,8 @@ _MENU = {
 }  # fmt: skip
 # Rows that are no whole number of 256 weights have the types of 32 alone.
 _NARROW = ("Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-# Tables that llama.cpp adds to a float: it reads them as such.
-_FLOATS = ("embed.position", "embed.type")
+# Tables that llama.cpp adds to a float: it reads them as such. Routers are never rounded there either.
+_FLOATS = ("embed.position", "embed.type", ROUTER, SWITCH)
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,12 @@ class GgufFormat(Container):
             raise UserError(f"{name} is {tensor.dtype}; GGUF is written from F32, F16 and BF16")
         return DenseCodec("F32" if len(tensor.shape) < 2 or tensor.role in _FLOATS else tensor.dtype)
 
+    def together(self, spec: ModelSpec, name: str) -> str:
+        """Return the file's tensor of a layer's experts, which lie there as one; else the tensor's own name."""
+        if expert_of(spec, name) is None:
+            return name
+        return str(_name(spec, _family(spec), name))
+
     def menu(self, spec: ModelSpec, tensors: Sequence[TensorSpec], effort: str) -> Iterator[Codec]:
         """Yield the types for matrices."""
         if any(len(tensor.shape) != 2 or tensor.role in _FLOATS for tensor in tensors):
@@ -117,11 +124,18 @@ class GgufFormat(Container):
         found = _name(spec, family, name)
         assert found is not None
         sizes = tensor.matrix_shape if len(tensor.shape) == 2 else tensor.shape
+        if tensor.role == SWITCH:
+            sizes = sizes[1:]
         if isinstance(codec, GgufCodec):
             dtype, shape = codec.parts(sizes)["blocks"]
-            return [GgufTensor(found, dtype, shape, codec.kind, sizes)]
-        assert isinstance(codec, DenseCodec)
-        return [GgufTensor(found, codec.dtype, sizes, codec.dtype, sizes)]
+            made = GgufTensor(found, dtype, shape, codec.kind, sizes)
+        else:
+            assert isinstance(codec, DenseCodec)
+            made = GgufTensor(found, codec.dtype, sizes, codec.dtype, sizes)
+        if (expert := expert_of(spec, name)) is not None:
+            own = _slice_name(found, expert)
+            made = replace(made, name=own, stack=found, place=expert, slices=expert_count(spec))
+        return [made]
 
     def pack(
         self, spec: ModelSpec, name: str, codec: Codec, parts: Mapping[str, np.ndarray]
@@ -131,7 +145,11 @@ class GgufFormat(Container):
         order = row_order(spec, _family(spec), name)
         found = _name(spec, _family(spec), name)
         assert found is not None
-        return {found: np.ascontiguousarray(array if order is None else array[order])}
+        ordered = np.ascontiguousarray(array if order is None else array[order])
+        expert = expert_of(spec, name)
+        if tensor_of(spec, name).role == SWITCH:
+            ordered = ordered.reshape(-1)
+        return {found if expert is None else _slice_name(found, expert): ordered}
 
     def config(self, spec: ModelSpec, config: Mapping[str, Any], codecs: Mapping[str, Codec]) -> dict[str, Any]:
         """Return the config as of the plain model: GGUF describes its types itself."""
@@ -154,6 +172,11 @@ class GgufFormat(Container):
         """Return a tensor's entry in the header and its padding."""
         assert isinstance(tensor, GgufTensor)
         return info_bytes(tensor) + -tensor.nbytes % ALIGNMENT
+
+
+def _slice_name(name: str, expert: int) -> str:
+    """Return what the writer calls one expert's share of a tensor."""
+    return f"{name}[{expert}]"
 
 
 def _family(spec: ModelSpec) -> Family:

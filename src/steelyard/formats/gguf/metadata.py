@@ -6,7 +6,7 @@ Source: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, and llama.cpp
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -65,8 +65,32 @@ def model_keys(spec: ModelSpec, family: Family) -> dict[str, Value]:
     if family.name == "bert":
         keys["attention.causal"] = False
         keys["pooling_type"] = 1  # the mean, as sentence encoders take it
+    keys |= _experts(spec, family, size)
     _require_activation(spec, family)
     return {f"{family.name}.{key}": value for key, value in keys.items()}
+
+
+def _experts(spec: ModelSpec, family: Family, size: Callable[[str], int]) -> dict[str, Value]:
+    """Return how many experts there are and how wide; nothing for a model without any."""
+    if family.normalizes is None or spec.architecture is None:
+        return {}
+    config, sizes = spec.config, spec.architecture.sizes
+    if bool(config.get("norm_topk_prob", family.name == "llama")) != family.normalizes:
+        does = "divides by their sum" if family.normalizes else "takes as they are"
+        raise UserError(f"{family.name} in llama.cpp {does} the weights of the chosen experts, this model does not")
+    if family.name == "qwen2moe" and spec.ties:
+        raise UserError(
+            "llama.cpp takes a qwen2moe with a head of its own alone; this one's is its table"
+        )
+    keys: dict[str, Value] = {
+        "expert_count": size("expert"),
+        "expert_used_count": int(_first(config, "num_experts_per_tok", 2)),
+    }
+    if "expert_ffn" in sizes:
+        keys["expert_feed_forward_length"] = size("expert_ffn")
+    if "shared_ffn" in sizes:
+        keys["expert_shared_feed_forward_length"] = size("shared_ffn")
+    return keys
 
 
 def _rotary(config: Mapping[str, Any], dimensions: int) -> dict[str, Value]:

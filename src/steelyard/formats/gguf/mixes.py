@@ -14,6 +14,7 @@ from steelyard.codecs.gguf.types import LEVELS, NUMBERS, TYPES
 from steelyard.errors import UserError
 from steelyard.formats.gguf.names import FAMILIES, gguf_name
 from steelyard.spec import ModelSpec, TensorSpec
+from steelyard.spec.tensor import ROUTER
 
 # Rows that are no whole number of 256 weights: the type of 32 that stands in, by llama.cpp's choice.
 _NARROW = {
@@ -94,6 +95,8 @@ def mixed(spec: ModelSpec, mix: str, calibrated: bool = False) -> dict[str, Code
     """
     if mix not in MIXES:
         raise UserError(f"no mix {mix!r}; available: {', '.join(MIXES)}")
+    if FAMILIES[str(spec.config["model_type"])].normalizes is not None:
+        raise UserError("llama.cpp mixes types otherwise for models with experts; give one type, such as Q4_K")
     return {name: _codec(kind, tensor) for name, tensor, kind in _kinds(spec, MIXES[mix], calibrated)}
 
 
@@ -120,7 +123,8 @@ def _kinds(spec: ModelSpec, mix: Mix, calibrated: bool) -> list[tuple[str, Tenso
     for name in spec.quantizable():
         tensor = spec.tensors[name]
         place = gguf_name(spec, family, name)
-        if place is None or len(tensor.shape) != 2 or tensor.role in ("embed.position", "embed.type"):
+        float_only = tensor.role in ("embed.position", "embed.type") or str(tensor.role).startswith(ROUTER)
+        if place is None or len(tensor.shape) != 2 or float_only:
             continue
         what = place.split(".")[-2]
         # A fused q, k and v counts as values do.

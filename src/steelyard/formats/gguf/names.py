@@ -36,6 +36,10 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+SWITCH = "router.shared"
+"""The role of the row that weighs what all tokens share, [1, hidden]; GGUF has it as a vector."""
+
+_EXPERT = re.compile(r"\.experts\.(\d+)\.")
 _BLOCK = re.compile(r"blk\.(\d+)\.([a-z_]+)\.(weight|bias)")
 _TOP = re.compile(r"([a-z_]+)\.(weight|bias)")
 
@@ -120,6 +124,7 @@ class Family:
         dropped: roles that GGUF's models do without.
         pairs: roles whose rows lie in pairs of halves: rotary positions turn neighbours in llama.cpp, halves here.
         interleaved: roles whose rows lie head by head as query, key and value, and in GGUF one after the other.
+        normalizes: whether llama.cpp divides the weights of the chosen experts by their sum; None without experts.
     """
 
     name: str
@@ -127,6 +132,7 @@ class Family:
     dropped: tuple[str, ...] = ()
     pairs: tuple[str, ...] = ()
     interleaved: tuple[str, ...] = ()
+    normalizes: bool | None = None
 
 
 _DECODER = {
@@ -153,11 +159,24 @@ _ENCODER = _DECODER | {
     "norm.attn": "attn_output_norm",
     "norm.mlp": "layer_output_norm",
 }
+_ROUTED = {role: place for role, place in _DECODER.items() if not role.startswith("mlp.")} | {
+    "router": "ffn_gate_inp",
+    "expert.gate": "ffn_gate_exps",
+    "expert.up": "ffn_up_exps",
+    "expert.down": "ffn_down_exps",
+    SWITCH: "ffn_gate_inp_shexp",
+    "shared_expert.gate": "ffn_gate_shexp",
+    "shared_expert.up": "ffn_up_shexp",
+    "shared_expert.down": "ffn_down_shexp",
+}
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", _DECODER, pairs=("attn.q", "attn.k")),
     "mistral": Family("llama", _DECODER, pairs=("attn.q", "attn.k")),
     "qwen2": Family("qwen2", _DECODER),
     "qwen3": Family("qwen3", _DECODER),
+    "mixtral": Family("llama", _ROUTED, pairs=("attn.q", "attn.k"), normalizes=True),
+    "qwen2_moe": Family("qwen2moe", _ROUTED, normalizes=False),
+    "qwen3_moe": Family("qwen3moe", _ROUTED, normalizes=True),
     "gpt2": Family("gpt2", _DECODER),
     "gpt_neox": Family("gptneox", _DECODER, interleaved=("attn.qkv",)),
     "bert": Family("bert", _ENCODER, dropped=("pooler",)),
@@ -183,6 +202,19 @@ def gguf_name(spec: ModelSpec, family: Family, name: str) -> str | None:
         return None
     place = family.roles[role]
     return f"{place}.{bias}" if tensor.layer is None else f"blk.{tensor.layer}.{place}.{bias}"
+
+
+def expert_of(spec: ModelSpec, name: str) -> int | None:
+    """Return which of a layer's experts a tensor belongs to; GGUF has those of a kind as one tensor, in order."""
+    tensor = spec.tensors[spec.ties.get(name, name)]
+    found = _EXPERT.search(name) if str(tensor.role).startswith("expert.") else None
+    return None if found is None else int(found[1])
+
+
+def expert_count(spec: ModelSpec) -> int:
+    """Return how many experts a layer has."""
+    assert spec.architecture is not None
+    return spec.architecture.axis_size("expert", spec.architecture.settings(spec.config))
 
 
 def row_order(spec: ModelSpec, family: Family, name: str) -> np.ndarray | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from steelyard.codecs.gguf.types import LEVELS
 from steelyard.errors import UserError
 from steelyard.formats.gguf.header import SUFFIX, GgufHeader, GgufInfo, read_gguf
 from steelyard.formats.gguf.metadata import FACTORS
-from steelyard.formats.gguf.names import FAMILIES, gguf_name, hub_config, row_order
+from steelyard.formats.gguf.names import FAMILIES, SWITCH, expert_count, expert_of, gguf_name, hub_config, row_order
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint
 from steelyard.weights.folder import WeightFiles
@@ -85,11 +86,12 @@ class GgufWeights:
 
     def _named(self) -> dict[str, GgufInfo]:
         family = FAMILIES[str(self.config["model_type"])]
-        found, left = {}, dict(self._header.tensors)
+        found, stored, known = {}, self._header.tensors, {FACTORS}
         for name, tensor in self._spec.tensors.items():
             theirs = gguf_name(self._spec, family, name) if tensor.role is not None else None
-            if theirs in left:
-                info = found[name] = left.pop(theirs)
+            if theirs is not None and theirs in stored:
+                known.add(theirs)
+                info = found[name] = self._part(stored[theirs], name)
                 if info.shape != _sizes(self._spec, name):
                     raise UserError(
                         f"{self.location}: {theirs} has shape {list(info.shape)}, and the config asks for "
@@ -97,10 +99,19 @@ class GgufWeights:
                     )
                 if info.kind.name not in (*_PLAIN, *LEVELS):
                     raise UserError(f"{self.location}: {theirs} is {info.kind.name}, which cannot be decoded yet")
-        left.pop(FACTORS, None)
-        if left:
-            raise UserError(f"{self.location}: {next(iter(left))} is no tensor of a {self.config['model_type']}")
+        if strange := [name for name in stored if name not in known]:
+            raise UserError(f"{self.location}: {strange[0]} is no tensor of a {self.config['model_type']}")
         return found
+
+    def _part(self, info: GgufInfo, name: str) -> GgufInfo:
+        """Return where a model's tensor lies: the whole of the file's tensor, or one expert's slice of it."""
+        expert = expert_of(self._spec, name)
+        if expert is None:
+            return info
+        count = expert_count(self._spec)
+        if len(info.shape) != 3 or info.shape[0] != count:
+            raise UserError(f"{self.location}: {info.name} has shape {list(info.shape)}, not {count} experts")
+        return replace(info, shape=info.shape[1:], offset=info.offset + expert * (info.nbytes // count))
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return a tensor's shape in the model."""
@@ -132,7 +143,9 @@ class GgufWeights:
         """Return a tensor in the model's shape: float32 where it was encoded, else as it is stored."""
         codec, parts = self.codec(name), self.parts(name)
         array = parts["weight"] if codec is None else codec.decode(parts, self.infos[name].shape)
-        return np.ascontiguousarray(array.T) if self._spec.tensors[name].transposed else array
+        if self._spec.tensors[name].transposed:
+            return np.ascontiguousarray(array.T)
+        return array.reshape(self.shape(name))
 
     def close(self) -> None:
         """Let go of the file."""
@@ -178,12 +191,17 @@ class GgufCheckpoint(Checkpoint):
 def _spec(config: Mapping[str, Any], where: str) -> ModelSpec:
     kind = str(config.get("model_type"))
     if kind not in FAMILIES:
-        raise UserError(f"{where} is of a kind ({kind}) whose weights cannot be read; {', '.join(FAMILIES)} can")
+        hint = "; with experts they can where the model's config.json lies beside" if kind.endswith("moe") else ""
+        raise UserError(
+            f"{where} is of a kind ({kind}) whose weights cannot be read; {', '.join(FAMILIES)} can{hint}"
+        )
     return ModelSpec.from_config(config)
 
 
 def _sizes(spec: ModelSpec, name: str) -> tuple[int, ...]:
     tensor = spec.tensors[name]
+    if tensor.role == SWITCH:
+        return tensor.shape[1:]
     return tensor.matrix_shape if len(tensor.shape) == 2 else tensor.shape
 
 

@@ -67,22 +67,25 @@ class _File:
         for name, place in self.tensors.items():
             if place.begin != position:
                 raise VerificationError(f"{path}: {name} lies at byte {place.begin}, not {position}")
-            position += -(-self.nbytes(name) // 32) * 32
+            position += -(-self.nbytes(place) // 32) * 32
         if position != len(self.data):
             raise VerificationError(f"{path} does not end with its last tensor")
 
-    def nbytes(self, name: str) -> int:
+    def nbytes(self, place: _Place) -> int:
         """Return the bytes of a tensor's data."""
-        place = self.tensors[name]
         numbers, each = (
             _BLOCKS[place.kind] if place.kind in _BLOCKS else (1, np.dtype(_FLOATS[place.kind]).itemsize)
         )
         return math.prod(place.shape) // numbers * each
 
-    def array(self, name: str) -> np.ndarray:
+    def slice(self, place: _Place, number: int) -> _Place:
+        """Return one of the matrices that lie one after the other in a tensor."""
+        one = _Place(place.shape[1:], place.kind, place.begin)
+        return _Place(one.shape, one.kind, one.begin + number * self.nbytes(one))
+
+    def array(self, place: _Place) -> np.ndarray:
         """Return the bytes of each row of blocks, or the numbers."""
-        place = self.tensors[name]
-        data = self.data[place.begin : place.begin + self.nbytes(name)]
+        data = self.data[place.begin : place.begin + self.nbytes(place)]
         if place.kind in _BLOCKS:
             return data.reshape(place.shape[0], -1)
         numbers: np.ndarray = data.view(_FLOATS[place.kind]).reshape(place.shape)
@@ -147,11 +150,16 @@ def verify_gguf(
     for name in expected:
         before = original(name)
         before = before.T if spec.tensors[name].transposed else before
-        place, stored = file.tensors[names[name]], file.array(names[name])
+        if spec.tensors[name].role == "router.shared":
+            before = before[0]
+        place = file.tensors[names[name]]
+        if len(place.shape) == 3:
+            place = file.slice(place, int(name.split(".experts.")[1].split(".")[0]))
         if place.shape != before.shape:
             raise VerificationError(
                 f"{folder}: {names[name]} has shape {list(place.shape)}, not {list(before.shape)}"
             )
+        stored = file.array(place)
         stored = _in_order(stored, spec, name, family.name)
         rows = float_rows(stored) if place.kind in _FLOATS else _rows(stored, place)
         error = error_of(before, rows)
@@ -177,7 +185,7 @@ def _require_factors(file: _File, spec: ModelSpec, folder: Path) -> set[str]:
     name = "rope_freqs.weight"
     if "llama3" not in (scaling.get("rope_type"), scaling.get("type")) or name not in file.tensors:
         return {name} if "llama3" in (scaling.get("rope_type"), scaling.get("type")) else set()
-    found = file.array(name)
+    found = file.array(file.tensors[name])
     base = float(scaling.get("rope_theta") or spec.config.get("rope_theta") or 10000.0)
     context = float(scaling["original_max_position_embeddings"])
     low, high, factor = (float(scaling[f"{key}factor"]) for key in ("low_freq_", "high_freq_", ""))

@@ -14,6 +14,7 @@ from types import MappingProxyType
 import numpy as np
 
 from steelyard.codecs.gguf.types import NUMBERS
+from steelyard.errors import UserError
 from steelyard.formats.gguf.metadata import Value
 from steelyard.weights import Layout, LayoutFile, StoredTensor
 
@@ -31,10 +32,16 @@ class GgufTensor(StoredTensor):
     Attributes:
         kind: GGUF's type.
         sizes: of its elements, row-major.
+        stack: name of the file's tensor of which this is one slice; "" where it is a tensor of its own.
+        place: which slice, from 0.
+        slices: how many there are.
     """
 
     kind: str = "F32"
     sizes: tuple[int, ...] = ()
+    stack: str = ""
+    place: int = 0
+    slices: int = 1
 
 
 def plan_gguf(
@@ -56,11 +63,25 @@ def plan_gguf(
         infos.append(_info(GgufTensor(name, "F32", array.shape, "F32", array.shape), position))
         known += data + bytes(padded(len(data)) - len(data))
         position += padded(len(data))
+    stacks: dict[str, tuple[GgufTensor, int]] = {}
     for tensor in tensors:
         assert isinstance(tensor, GgufTensor)
-        offsets[tensor.name] = position
-        infos.append(_info(tensor, position))
-        position += padded(tensor.nbytes)
+        if not tensor.stack:
+            offsets[tensor.name] = position
+            infos.append(_info(tensor, position))
+            position += padded(tensor.nbytes)
+            continue
+        if tensor.stack not in stacks:
+            stacks[tensor.stack] = tensor, position
+            whole = GgufTensor(tensor.stack, tensor.dtype, (), tensor.kind, (tensor.slices, *tensor.sizes))
+            infos.append(_info(whole, position))
+            position += padded(tensor.slices * tensor.nbytes)
+        first, begin = stacks[tensor.stack]
+        if (tensor.kind, tensor.sizes) != (first.kind, first.sizes):
+            raise UserError(
+                f"{tensor.stack} holds {first.kind} and {tensor.kind}; GGUF has one type for all experts of a layer"
+            )
+        offsets[tensor.name] = begin + tensor.place * tensor.nbytes
     header = b"GGUF" + struct.pack("<IQQ", 3, len(infos), len(keys))
     header += b"".join(_text(key) + _value(value) for key, value in keys.items()) + b"".join(infos)
     header += bytes(padded(len(header)) - len(header))
