@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from steelyard.edits.merge.floats import widen
 from steelyard.edits.merge.lora.adapter import LowRank
 
 Reader = Callable[[int, int], np.ndarray]
@@ -59,10 +60,12 @@ class Applied:
         return flat
 
     def _plain(self, start: int, stop: int) -> np.ndarray:
-        first, last = start // self._columns, -(-stop // self._columns)
-        product = (self._left[first:last] @ self._right).reshape(-1)
-        delta = product[start - first * self._columns : stop - first * self._columns]
-        summed: np.ndarray = self._read(start, stop).astype(np.float32) + delta
+        """Entries [start, stop) of W + s·B·A; what is not finite in W stays so."""
+        from steelyard.edits.merge.lora._kernels import add_product
+
+        summed = np.empty(stop - start, np.float32)
+        widen(self._read(start, stop), summed)
+        add_product(self._left, self._right, start, summed)
         return summed
 
     def _summed(self, first: int, last: int) -> np.ndarray:
