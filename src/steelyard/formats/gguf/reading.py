@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from steelyard.weights.strict_json import parse_strict
 
 _PLAIN = ("F64", "F32", "F16", "BF16")
 _CONFIG = "config.json"
+_PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf")
 _SAFETENSORS = ".safetensors"
 _PLAIN_OF = {kind: kind for kind in _PLAIN}
 # Files of a Hugging Face model that go with a GGUF file, whatever else its folder holds.
@@ -36,7 +38,7 @@ _BESIDE = (
 
 
 def gguf_file(location: str | Path) -> Path | None:
-    """Return the GGUF file that a location names, or that is all the weights a folder has."""
+    """Return the GGUF file that a location names, or that is all the weights a folder has; of a split the first."""
     path = Path(location)
     try:
         if path.is_file():
@@ -46,14 +48,34 @@ def gguf_file(location: str | Path) -> Path | None:
         )
     except OSError:
         return None
-    return files[0] if len(files) == 1 and files[0].suffix == SUFFIX else None
+    whole = {(match[1], match[3]) if (match := _PART.fullmatch(entry.name)) else entry.name for entry in files}
+    return min(files) if len(whole) == 1 and files[0].suffix == SUFFIX else None
+
+
+def split_files(file: Path) -> list[Path]:
+    """Return all files of a split, `NAME-00001-of-00003.gguf` and so on, from any of them; else the file itself.
+
+    Raises:
+        UserError: if one is not there.
+    """
+    match = _PART.fullmatch(file.name)
+    if match is None:
+        return [file]
+    paths = [
+        file.with_name(f"{match[1]}-{number:05d}-of-{match[3]}{SUFFIX}") for number in range(1, int(match[3]) + 1)
+    ]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise UserError(f"{missing[0]} is missing; {file.name} is one of {int(match[3])} that belong together")
+    return paths
 
 
 class GgufWeights:
-    """The tensors of one GGUF file in the order of rows, and of axes, that Hugging Face has.
+    """The tensors of one GGUF file, or of one split, in the order of rows, and of axes, that Hugging Face has.
 
     Attributes:
         location: the file.
+        files: names of all files of the split.
+        places: in which file, and from which byte, each tensor lies, by the model's name.
         config: the folder's config.json, or what the keys of the file amount to.
         infos: where each tensor lies, by the model's name.
         lacks: why the config is not all there is to know of the model; "" if it is.
@@ -61,18 +83,26 @@ class GgufWeights:
 
     def __init__(self, file: Path) -> None:
         self.location = str(file)
-        self._file, self.lacks = file.name, ""
+        self.lacks = ""
         self._store = LocalStore(file.parent)
         try:
-            self._header: GgufHeader = read_gguf(self._store, self._file)
-            shapes = {name: info.shape for name, info in self._header.tensors.items()}
+            self.files = tuple(path.name for path in split_files(file))
+            self._headers: dict[str, GgufHeader] = {name: read_gguf(self._store, name) for name in self.files}
+            metadata = self._headers[self.files[0]].metadata
+            if metadata.get("split.count", 1) not in (0, len(self.files)):
+                raise UserError(
+                    f"{self.location} is one of {metadata['split.count']} files of a split; "
+                    "they lie beside each other as NAME-00001-of-00003.gguf and so on"
+                )
+            self.places: dict[str, tuple[str, int]] = {}
+            shapes = {name: info.shape for h in self._headers.values() for name, info in h.tensors.items()}
             if self._store.has(_CONFIG):
                 size = self._store.size(_CONFIG)
                 self.config = dict(
                     parse_strict(bytes(self._store.read(_CONFIG, 0, size)), str(file.parent / _CONFIG))
                 )
             else:
-                self.config = hub_config(self._header.metadata, shapes)
+                self.config = hub_config(metadata, shapes)
                 if FACTORS in shapes:
                     self.lacks = (
                         f"{self.location} divides rotary frequencies by a table and does not say why; "
@@ -86,12 +116,15 @@ class GgufWeights:
 
     def _named(self) -> dict[str, GgufInfo]:
         family = FAMILIES[str(self.config["model_type"])]
-        found, stored, known = {}, self._header.tensors, {FACTORS}
+        found, known = {}, {FACTORS}
+        stored = {name: file for file, header in self._headers.items() for name in header.tensors}
         for name, tensor in self._spec.tensors.items():
             theirs = gguf_name(self._spec, family, name) if tensor.role is not None else None
             if theirs is not None and theirs in stored:
                 known.add(theirs)
-                info = found[name] = self._part(stored[theirs], name)
+                header = self._headers[stored[theirs]]
+                info = found[name] = self._part(header.tensors[theirs], name)
+                self.places[name] = stored[theirs], header.nbytes + info.offset
                 if info.shape != _sizes(self._spec, name):
                     raise UserError(
                         f"{self.location}: {theirs} has shape {list(info.shape)}, and the config asks for "
@@ -125,8 +158,8 @@ class GgufWeights:
     def parts(self, name: str) -> dict[str, np.ndarray]:
         """Return the blocks, or the plain numbers, with rows in the model's order; matrices are [out, in]."""
         info = self.infos[name]
-        begin = self._header.nbytes + info.offset
-        data = np.frombuffer(self._store.read(self._file, begin, begin + info.nbytes), np.uint8)
+        file, begin = self.places[name]
+        data = np.frombuffer(self._store.read(file, begin, begin + info.nbytes), np.uint8)
         order = row_order(self._spec, FAMILIES[str(self.config["model_type"])], name)
         codec = self.codec(name)
         if codec is not None:
@@ -165,11 +198,16 @@ class GgufCheckpoint(Checkpoint):
         self._single = file.name if Path(location).is_file() else None
         infos = {
             name: TensorInfo(
-                name, _PLAIN_OF.get(info.kind.name, "U8"), weights.shape(name), file.name, 0, info.nbytes
+                name,
+                _PLAIN_OF.get(info.kind.name, "U8"),
+                weights.shape(name),
+                weights.places[name][0],
+                0,
+                info.nbytes,
             )
             for name, info in weights.infos.items()
         }
-        self._weights = WeightFiles((file.name,), None, infos)
+        self._weights = WeightFiles(weights.files, None, infos)
         self._config = dict(weights.config)
         self._others: tuple[list[str], list[str]] | None = None
         self._closed = False
