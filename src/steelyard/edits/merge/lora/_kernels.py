@@ -27,14 +27,15 @@ def add_product(left: Any, right: Any, start: int, out: Any) -> None:
     while position < out.size:
         row, column = divmod(start + position, columns)
         count = min(columns - column, out.size - position)
+        piece = out[position : position + count]
         for k in range(0, whole, 4):
             a, b, c, d = left[row, k], left[row, k + 1], left[row, k + 2], left[row, k + 3]
+            first, second = right[k, column : column + count], right[k + 1, column : column + count]
+            third, fourth = right[k + 2, column : column + count], right[k + 3, column : column + count]
             for j in range(count):
-                out[position + j] += (a * right[k, column + j] + b * right[k + 1, column + j]) + (
-                    c * right[k + 2, column + j] + d * right[k + 3, column + j]
-                )
+                piece[j] += (a * first[j] + b * second[j]) + (c * third[j] + d * fourth[j])
         for k in range(whole, rank):
-            a = left[row, k]
+            a, first = left[row, k], right[k, column : column + count]
             for j in range(count):
-                out[position + j] += a * right[k, column + j]
+                piece[j] += a * first[j]
         position += count
