@@ -72,7 +72,7 @@ class _Whole(_Angular):
 
     def observe(self, round: int, piece: Piece) -> Any:
         self._models = len(piece.values)
-        return _products(self._values(piece)[self._rows], piece.values.shape[1])
+        return products(self._values(piece)[self._rows], piece.values.shape[1])
 
     def conclude(self, round: int, observed: Sequence[Any]) -> None:
         gram = np.zeros((1, len(self._rows), len(self._rows)))
@@ -100,7 +100,7 @@ class _Rows(_Angular):
 
     def combine(self, piece: Piece) -> np.ndarray:
         values = self._values(piece)
-        coefficients = self._formula(_products(values[self._rows], self._width))
+        coefficients = self._formula(products(values[self._rows], self._width))
         return weighted(values, self._spread(coefficients, len(values)))
 
 
@@ -157,12 +157,12 @@ class OrderedSum:
                 self._next += entries
 
 
-def _products(vectors: np.ndarray, width: int) -> np.ndarray:
+def products(vectors: np.ndarray, width: int) -> np.ndarray:
     """Return the inner products of all pairs of rows in runs of `width`, float64 [runs, vectors, vectors]."""
-    from steelyard.edits.merge.methods._sum_kernels import products
+    from steelyard.edits.merge.methods import _sum_kernels
 
     gram = np.empty((vectors.shape[1] // width, len(vectors), len(vectors)))
-    products(vectors, width, gram)
+    _sum_kernels.products(vectors, width, gram)
     return gram
 
 

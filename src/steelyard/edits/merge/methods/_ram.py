@@ -22,15 +22,18 @@ class Shared(Merge):
     """
 
     def __init__(self, task: Task, epsilon: float, growth: float = 0.0, most: float = 0.0) -> None:
-        self._base, self._experts, self._epsilon = base_of(task), list(task.experts), np.float32(epsilon)
+        self._base, self._epsilon = base_of(task), np.float32(epsilon)
         self._growth, self._most = growth, most
-        self._factors = np.ones(len(self._experts), np.float32)
+        self._factors = np.ones(len(task.models), np.float32)
         self.rounds = 1 if growth else 0
 
     def observe(self, round: int, piece: Piece) -> Any:
-        """Return how many entries of each expert are shared, and how many are its own; int64 [2, experts]."""
-        _, changed, experts = self._changes(piece)
-        return np.array([(changed & (experts > 1)).sum(axis=1), (changed & (experts == 1)).sum(axis=1)])
+        """Return how many entries of each model are shared, and how many are its own; int64 [2, models]."""
+        from steelyard.edits.merge.methods._task_kernels import count_changes
+
+        counts = np.zeros((2, len(piece.values)), np.int64)
+        count_changes(np.ascontiguousarray(piece.values), self._base, self._epsilon, counts)
+        return counts
 
     def conclude(self, round: int, observed: Sequence[Any]) -> None:
         """Compute the factors of unique entries."""
@@ -40,13 +43,9 @@ class Shared(Merge):
 
     def combine(self, piece: Piece) -> np.ndarray:
         """Return the merged entries."""
-        deltas, changed, experts = self._changes(piece)
-        shares = np.where(experts > 1, 1 / np.maximum(experts, 1).astype(np.float32), self._factors[:, None])
-        merged: np.ndarray = piece.values[self._base] + (deltas * shares * changed).sum(axis=0)
-        return merged
+        from steelyard.edits.merge.methods._task_kernels import share
 
-    def _changes(self, piece: Piece) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return task vectors, where they are not zero, and how many are not; [experts, entries], [entries]."""
-        deltas = piece.values[self._experts] - piece.values[self._base]
-        changed = np.abs(deltas) > self._epsilon
-        return deltas, changed, changed.sum(axis=0)
+        values = np.ascontiguousarray(piece.values)
+        merged = np.empty(values.shape[1], np.float32)
+        share(values, self._base, self._epsilon, self._factors, merged)
+        return merged

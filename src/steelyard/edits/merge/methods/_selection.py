@@ -160,36 +160,34 @@ class Selection:
         return table
 
 
-def keep_largest(values: np.ndarray, start: int, cut: Cut) -> None:
-    """Set to zero the entries of a piece below a cut through their magnitudes; float32 [entries]."""
-    keep_ranks(values, start, cut, None)
-
-
-def keep_ranks(values: np.ndarray, start: int, low: Cut, high: Cut | None) -> None:
+def keep_ranks(values: np.ndarray, start: int, low: Cut, high: Cut) -> None:
     """Set to zero the entries of a piece below one cut through their magnitudes, or above another."""
+    keep_keys(values, magnitudes(values), start, low, high)
+
+
+def keep_keys(values: np.ndarray, keys: np.ndarray, start: int, low: Cut, high: Cut | None = None) -> None:
+    """Set to zero the entries of a piece whose keys lie below one cut, or above another.
+
+    Args:
+        values: float32 [entries], overwritten.
+        keys: uint32 [entries].
+        start: of the piece.
+        low: the lower cut.
+        high: the upper cut; None for none.
+    """
     from steelyard.edits.merge.methods._selection_kernels import keep_between, part_equal
 
-    keys = magnitudes(values)
-    low_split = low.split is not None and low.split[0] == start
-    high_split = high is not None and high.split is not None and high.split[0] == start
-    floor = low.threshold if low_split else low.floor(start)
-    ceiling = NO_CEILING if high is None else high.threshold + 1 if high_split else high.floor(start)
+    few = low.split[1] if low.split is not None and low.split[0] == start else None
+    many = high.split[1] if high is not None and high.split is not None and high.split[0] == start else None
+    floor = low.floor(start) if few is None else low.threshold
+    ceiling = NO_CEILING
+    if high is not None:
+        ceiling = high.floor(start) if many is None else high.threshold + 1
     keep_between(values, keys, floor, ceiling)
-    if low_split and low.split is not None:
-        part_equal(values, keys, low.threshold, low.split[1], True)
-    if high_split and high is not None and high.split is not None:
-        part_equal(values, keys, high.threshold, high.split[1], False)
-
-
-def keep_mask(values: np.ndarray, start: int, cut: Cut) -> np.ndarray:
-    """Return which entries of a piece are above a cut through numbers that are not negative; bool [entries]."""
-    if cut.split is not None and cut.split[0] == start:
-        equal = values.view(np.uint32) == cut.threshold
-        first = equal & (np.cumsum(equal) <= cut.split[1])
-        mask: np.ndarray = (values.view(np.uint32) > cut.threshold) | first
-        return mask
-    mask = values.view(np.uint32) >= cut.floor(start)
-    return mask
+    if few is not None:
+        part_equal(values, keys, low.threshold, few, True)
+    if high is not None and many is not None:
+        part_equal(values, keys, high.threshold, many, False)
 
 
 def magnitudes(values: np.ndarray) -> np.ndarray:

@@ -107,6 +107,67 @@ def drop_by_rank(
                 values[at] = np.float32(0)
 
 
+@kernel(numba.void(given(numba.float32, 2), numba.int64, _VECTOR))
+def variance(values: np.ndarray, base: int, found: np.ndarray) -> None:
+    """Write the variance over all rows but the base's, float32 [models, entries] to [entries]."""
+    mean, square = np.empty(1024, np.float32), np.empty(1024, np.float32)
+    count = np.float32(values.shape[0] - 1)
+    for start in range(0, values.shape[1], 1024):
+        size = min(1024, values.shape[1] - start)
+        mean[:] = np.float32(0)
+        square[:] = np.float32(0)
+        for row in range(values.shape[0]):
+            if row != base:
+                here = values[row, start : start + size]
+                for i in range(size):
+                    mean[i] += here[i]
+        for i in range(size):
+            mean[i] /= count
+        for row in range(values.shape[0]):
+            if row != base:
+                here = values[row, start : start + size]
+                for i in range(size):
+                    square[i] += (here[i] - mean[i]) * (here[i] - mean[i])
+        target = found[start : start + size]
+        for i in range(size):
+            target[i] = square[i] / count
+
+
+@kernel(numba.void(given(numba.float32, 2), numba.int64, numba.float32, given(numba.float32, 1), _VECTOR))
+def share(values: np.ndarray, base: int, epsilon: float, factors: np.ndarray, merged: np.ndarray) -> None:
+    """Write the base plus what experts changed, averaged over those that changed an entry; see `_ram`.
+
+    Args:
+        values: float32 [models, entries].
+        base: the base's row.
+        epsilon: change up to which an entry is unchanged.
+        factors: float32 [models], of entries that one expert alone changed.
+        merged: float32 [entries], overwritten.
+    """
+    for i in range(values.shape[1]):
+        total, count, alone = np.float32(0), 0, np.float32(1)
+        for row in range(values.shape[0]):
+            delta = values[row, i] - values[base, i]
+            if abs(delta) > epsilon:
+                total += delta
+                count += 1
+                alone = factors[row]
+        merged[i] = values[base, i] + (total * alone if count == 1 else total / np.float32(max(count, 1)))
+
+
+@kernel(numba.void(given(numba.float32, 2), numba.int64, numba.float32, numba.int64[:, ::1]))
+def count_changes(values: np.ndarray, base: int, epsilon: float, counts: np.ndarray) -> None:
+    """Add up, for each model, the entries it changed with others and those it changed alone; int64 [2, models]."""
+    for i in range(values.shape[1]):
+        count = 0
+        for row in range(values.shape[0]):
+            count += abs(values[row, i] - values[base, i]) > epsilon
+        if count:
+            for row in range(values.shape[0]):
+                if abs(values[row, i] - values[base, i]) > epsilon:
+                    counts[0 if count > 1 else 1, row] += 1
+
+
 @inner
 def _task_vector(
     values: np.ndarray,

@@ -9,8 +9,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.edits.merge.base import Merge, Piece, Task
+from steelyard.edits.merge.methods._gram import products
 from steelyard.edits.merge.methods._rows import base_of, only
-from steelyard.edits.merge.methods._selection import Selection, keep_mask
+from steelyard.edits.merge.methods._selection import Selection, keep_keys
+from steelyard.edits.merge.methods._sparsifiers import Kept
 from steelyard.edits.merge.registry import merge_method
 
 _NEGLIGIBLE = 1e-6
@@ -51,18 +53,18 @@ class _Sce(Merge):
     def __init__(self, task: Task, base: int, share: float) -> None:
         self._base, self._experts, self._share = base, list(task.experts), share
         self._size = int(np.prod(task.shape, dtype=np.int64))
-        self._weights = np.full(len(self._experts), 1 / len(self._experts), np.float32)
+        self._weights = np.full(len(task.models), 1 / len(self._experts), np.float32)
         self._selects = share < 1 and self._size > 1
         self._selection = Selection(self._size, [[1]])  # how many is known after the first round
         self.rounds = 3 if self._selects else 1
 
     def observe(self, round: int, piece: Piece) -> Any:
-        deltas = self._deltas(piece)
         if self._selects and round < 2:
-            keys = _variance(deltas).view(np.uint32)
+            keys = _variance(self._deltas(piece), self._base)
             seen = self._selection.observe(round, piece.start, [keys])
             return seen if round else int(np.count_nonzero(keys))
-        return np.square(self._selected(piece.start, deltas), dtype=np.float64).sum(axis=1)
+        deltas = self._selected(piece)
+        return np.array([products(deltas[row : row + 1], deltas.shape[1])[0, 0, 0] for row in self._experts])
 
     def conclude(self, round: int, observed: Sequence[Any]) -> None:
         if self._selects and round < 2:
@@ -72,31 +74,40 @@ class _Sce(Merge):
             return
         energies = np.sum(observed, axis=0) / max(self._size, 1)
         if energies.sum() >= _NEGLIGIBLE:
-            self._weights = (energies / energies.sum()).astype(np.float32)
+            self._weights[self._experts] = energies / energies.sum()
 
     def combine(self, piece: Piece) -> np.ndarray:
-        deltas = self._selected(piece.start, self._deltas(piece))
-        positive = deltas.sum(axis=0) >= 0
-        agrees = np.where(positive, deltas > 0, deltas < 0)
-        weights = self._weights[:, None] * agrees
-        mixed = (deltas * weights).sum(axis=0) / np.maximum(weights.sum(axis=0), np.float32(_NEGLIGIBLE))
-        merged: np.ndarray = piece.values[self._base] + mixed
+        from steelyard.edits.merge.methods._task_kernels import mix
+
+        values = self._selected(piece)
+        merged = np.empty(values.shape[1], np.float32)
+        kept = Kept(len(values))
+        shares = np.stack([np.ones_like(self._weights), self._weights, self._weights])
+        least, scale = np.float32(_NEGLIGIBLE), np.float32(1)
+        mix(values, self._base, True, kept.limits, kept.draws, piece.start, shares, True, least, scale, merged)
         return merged
 
     def _deltas(self, piece: Piece) -> np.ndarray:
-        deltas: np.ndarray = piece.values[self._experts] - piece.values[self._base]
+        from steelyard.edits.merge.methods._sum_kernels import subtract
+
+        values = np.ascontiguousarray(piece.values)
+        subtract(values, self._base)
+        return values
+
+    def _selected(self, piece: Piece) -> np.ndarray:
+        """Return the base, and task vectors without what is not selected; float32 [models, entries]."""
+        deltas = self._deltas(piece)
+        if self._selects:
+            keys = _variance(deltas, self._base)
+            for row in self._experts:
+                keep_keys(deltas[row], keys, piece.start, self._selection.cuts[0][0])
         return deltas
 
-    def _selected(self, start: int, deltas: np.ndarray) -> np.ndarray:
-        if not self._selects:
-            return deltas
-        mask = keep_mask(_variance(deltas), start, self._selection.cuts[0][0])
-        selected: np.ndarray = deltas * mask
-        return selected
 
+def _variance(deltas: np.ndarray, base: int) -> np.ndarray:
+    """Return the keys of variances over experts, float32 [models, entries] to uint32 [entries]."""
+    from steelyard.edits.merge.methods._task_kernels import variance
 
-def _variance(deltas: np.ndarray) -> np.ndarray:
-    """Return the variance over experts, float32 [experts, entries] to [entries]."""
-    centred = deltas - deltas.mean(axis=0)
-    variance: np.ndarray = np.square(centred).mean(axis=0)
-    return variance
+    found = np.empty(deltas.shape[1], np.float32)
+    variance(deltas, base, found)
+    return found.view(np.uint32)
