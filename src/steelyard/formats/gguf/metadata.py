@@ -79,9 +79,7 @@ def _experts(spec: ModelSpec, family: Family, size: Callable[[str], int]) -> dic
         does = "divides by their sum" if family.normalizes else "takes as they are"
         raise UserError(f"{family.name} in llama.cpp {does} the weights of the chosen experts, this model does not")
     if family.name == "qwen2moe" and spec.ties:
-        raise UserError(
-            "llama.cpp takes a qwen2moe with a head of its own alone; this one's is its table"
-        )
+        raise UserError("llama.cpp takes a qwen2moe with a head of its own alone; this one's is its table")
     keys: dict[str, Value] = {
         "expert_count": size("expert"),
         "expert_used_count": int(_first(config, "num_experts_per_tok", 2)),
