@@ -31,7 +31,7 @@ class WeightedExpert(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weight: float = Field(1.0, allow_inf_nan=False, description="factor of this task vector")
-    density: float = Field(1.0, allow_inf_nan=False, description="share of entries kept")
+    density: float = Field(1.0, ge=0, allow_inf_nan=False, description="share of entries kept; all from 1 on")
 
 
 class OutlierExpert(WeightedExpert):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from steelyard.edits.merge import registry
 from steelyard.edits.merge.base import Merge, Piece, Task
 from steelyard.edits.merge.masks.tall import agreement, tall_mask
+from steelyard.edits.merge.methods._rows import base_of
 from steelyard.edits.merge.registry import merge_method
 
 
@@ -37,6 +38,7 @@ class Masked(BaseModel):
 class _Consensus(Merge):
     def __init__(self, task: Task, options: ConsensusOptions) -> None:
         self._task, self._options = task, options
+        self._base = base_of(task)
         self._ties: Merge | None = None
         if options.merged == "ties":
             ties = registry.get("ties")
@@ -58,8 +60,7 @@ class _Consensus(Merge):
 
     def combine(self, piece: Piece) -> np.ndarray:
         task = self._task
-        assert task.base is not None
-        base = piece.values[task.base].copy()
+        base = piece.values[self._base].copy()
         vectors = piece.values[list(task.experts)] - base
         given = [task.parameters[row] for row in task.experts]
         if self._ties is None:
