@@ -187,7 +187,7 @@ class Bench:
 
     def command(self) -> Row:
         """`steelyard fit` as a process of its own, at 4 bits: what a user waits for."""
-        target = self.out / f"{self.name}-fit"
+        target = Path(tempfile.mkdtemp(prefix="steelyard-fit-")) / self.name
         words = ["fit", str(self.opened.checkpoint.folder), "--bits", "4", "--format", "steelyard"]
         # A process's own account of its peak: that of its children would count ours, inherited at the fork.
         script = (
