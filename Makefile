@@ -24,7 +24,7 @@ demo: setup
 	@$(BIN)/steelyard fit reference --ratio 0.25 --curve 2.5,3,4,6,8 --verify load --out demo-output
 
 test: setup check
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 # llama.cpp itself, built from source: loads, generates and quantizes beside ours.
 test-llama: setup

@@ -22,3 +22,11 @@ def tiny_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tied_llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that tests only read: a tiny Llama in bfloat16, the head tied to the table."""
     return write_tiny(tmp_path_factory.mktemp("models") / "tied-llama", tied=True, dtype="bfloat16")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, for what they share; a page of the docs is on its own."""
+    for item in items:
+        alone = item.get_closest_marker("alone") is not None
+        item.add_marker(pytest.mark.xdist_group(item.nodeid if alone else str(item.path)))

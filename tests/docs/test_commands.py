@@ -93,6 +93,7 @@ def test_there_are_commands() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_page(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steelyard: Steelyard) -> None:
     monkeypatch.chdir(tmp_path)
