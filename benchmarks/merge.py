@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -208,15 +209,15 @@ def main() -> None:
     out = work / "out"
     steelyard = str(Path(sys.executable).parent / "steelyard")
     threads = len(os.sched_getaffinity(0))
-    rows = [("floor in C", "linear", lambda: floor(work, out, threads))]
+    rows = [("floor in C", "linear", partial(floor, work, out, threads))]
     for method in arguments.methods.split(","):
         recipe = work / f"{method}.yml"
         recipe.write_text(RECIPES[method] + "dtype: bfloat16\n")
         ours = [steelyard, "merge", str(recipe), str(out)]
-        rows.append(("steelyard", method, lambda ours=ours: measure(ours, work, out)))  # type: ignore[misc]
+        rows.append(("steelyard", method, partial(measure, ours, work, out)))
         if arguments.mergekit:
             theirs = [arguments.mergekit, str(recipe), str(out), "--quiet"]
-            rows.append(("mergekit", method, lambda theirs=theirs: measure(theirs, work, out)))  # type: ignore[misc]
+            rows.append(("mergekit", method, partial(measure, theirs, work, out)))
     print(f"{'':10}  {'method':16} {'wall s':>7} {'cpu s':>7} {'anonymous MB':>13}")
     for who, method, run in rows:
         runs = [run() for _ in range(arguments.repeats)]

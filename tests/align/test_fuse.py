@@ -70,7 +70,7 @@ def test_an_entropic_plan_is_that_of_pot_and_nears_the_exact_one() -> None:
 def test_a_shuffled_copy_gives_the_original_back(tmp_path: Path, name: str, method: str) -> None:
     original = family(tmp_path / "original", name)
     copy, _ = shuffle(tmp_path / "copy", name, seed=3)
-    options = FuseOptions(method=method, fit=False, sweeps=2)  # type: ignore[arg-type]
+    options = FuseOptions.model_validate({"method": method, "fit": False, "sweeps": 2})
     fuse_folder(original, copy, tmp_path / "one", options)
     ours, theirs = (load_file(tmp_path / folder / "model.safetensors") for folder in ("original", "one"))
     assert set(ours) == set(theirs)
@@ -87,9 +87,8 @@ def test_a_shuffled_copy_matched_and_fitted_on_text_gives_the_original_back(
     original = family(tmp_path / "original", name)
     copy, _ = shuffle(tmp_path / "copy", name, seed=3)
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 96, 1200))
-    options = FuseOptions(
-        method=method, match="activations", data=str(tmp_path / "tokens.npy"), sequences=16, sequence_length=32
-    )  # type: ignore[arg-type]
+    text = {"data": str(tmp_path / "tokens.npy"), "sequences": 16, "sequence_length": 32}
+    options = FuseOptions.model_validate({"method": method, "match": "activations", **text})
     done = fuse_folder(original, copy, tmp_path / "one", options)
     ours, theirs = (load_file(tmp_path / folder / "model.safetensors") for folder in ("original", "one"))
     for key in ours:
@@ -112,7 +111,7 @@ def test_a_feed_forward_of_twins_is_fused_into_one_of_half_the_width(tmp_path: P
             tensor = np.repeat(tensor, 2, axis=0) / 2
         twins[name] = tensor
     wide = write(tmp_path / "wide", {**FAMILIES["gpt2"], "n_inner": 32}, twins)
-    fuse_folder(narrow, wide, tmp_path / "one", FuseOptions(share=1.0, reads=reads))  # type: ignore[arg-type]
+    fuse_folder(narrow, wide, tmp_path / "one", FuseOptions.model_validate({"share": 1.0, "reads": reads}))
     fused = load_file(tmp_path / "one/model.safetensors")
     name = "transformer.h.0.mlp.c_proj.weight"
     expected = tensors[name] / (1 if reads == "sum" else 2)

@@ -93,4 +93,5 @@ def test_what_is_no_template() -> None:
         choose_template("chatlm", [])
     with pytest.raises(UserError, match="or a Jinja template"):
         choose_template("a long text without any placeholder", [])
-    assert choose_template("{% for m in messages %}{{ m }}{% endfor %}", []) is not None
+    literal = "{% for m in messages %}{{ m }}{% endfor %}"
+    assert choose_template(literal, []) == literal

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from steelyard.edits.merge.dialect import ModelReference, Setting
 from steelyard.edits.merge.dialect.reading import parse_recipes
-from steelyard.edits.merge.dialect.recipe import value_of
+from steelyard.edits.merge.dialect.recipe import Source, value_of
 from steelyard.errors import UserError
 
 SLERP = """
@@ -66,8 +66,8 @@ modules:
     slice_ = module.slices[0]
     one, two = slice_.sources
 
-    def weight(tensor: str, source: object) -> object:
-        return value_of("weight", tensor, 0, recipe, module, slice_, source)  # type: ignore[arg-type]
+    def weight(tensor: str, source: Source) -> object:
+        return value_of("weight", tensor, 0, recipe, module, slice_, source)
 
     assert weight("mlp.down_proj", one) == 4
     assert weight("mlp.up_proj", one) == 3

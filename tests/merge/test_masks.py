@@ -18,6 +18,7 @@ from steelyard.edits.merge.masks.build import MaskOptions, build_store
 from steelyard.edits.merge.masks.store import Store
 from steelyard.edits.merge.masks.tall import pack, tall_mask, unpack
 from steelyard.edits.merge.pieces import cuts, merge_tensor
+from steelyard.edits.merge.tensors import Computed
 from steelyard.errors import UserError
 
 
@@ -82,9 +83,9 @@ def test_search_takes_each_tasks_best_threshold(tmp_path: Path) -> None:
     base, experts = write_experts(tmp_path, count=2)
     seen: list[str] = []
 
-    def objective(task: str, source: object) -> float:
+    def objective(task: str, source: Computed) -> float:
         seen.append(task)
-        kept = source.tensor("model.norm.weight")  # type: ignore[attr-defined]
+        kept = source.tensor("model.norm.weight")
         assert kept.dtype == np.float32
         return float(len(seen) % 3)  # the third of each three is the least
 

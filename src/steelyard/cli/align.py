@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from steelyard.cli.options import add_options, build
+from steelyard.cli.options import add_options, build, folder_options
 from steelyard.edits.align.options import AlignOptions
 
 
@@ -15,9 +15,7 @@ from steelyard.edits.align.options import AlignOptions
 @click.argument("model")
 @click.option("--to", required=True, help="the model whose order counts")
 @add_options(AlignOptions)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+@folder_options
 def command(model: str, to: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
     """Put the units of MODEL into the order of another: the same function, proved in float64."""
     from steelyard.cli.console import progress, show_json

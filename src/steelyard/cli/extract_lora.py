@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from steelyard.cli.options import add_options, build
+from steelyard.cli.options import add_options, build, folder_options
 from steelyard.edits.merge.lora.extract import ExtractOptions
 from steelyard.units import format_size
 
@@ -16,9 +16,7 @@ from steelyard.units import format_size
 @click.argument("model")
 @click.option("--base", required=True, help="the model that the adapter is for")
 @add_options(ExtractOptions)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+@folder_options
 def command(model: str, base: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
     """Write what MODEL has that its base has not as a LoRA adapter; its error is measured as it is stored."""
     from steelyard.cli.console import progress, show_json

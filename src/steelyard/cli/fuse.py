@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from steelyard.cli.options import add_options, build
+from steelyard.cli.options import add_options, build, folder_options
 from steelyard.edits.align.options import FuseOptions
 from steelyard.units import format_size
 
@@ -16,9 +16,7 @@ from steelyard.units import format_size
 @click.argument("first")
 @click.argument("second")
 @add_options(FuseOptions)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+@folder_options
 def command(first: str, second: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
     """Make one model of FIRST and SECOND, matched unit by unit; the result has the order of FIRST."""
     from steelyard.cli.console import progress, show_json

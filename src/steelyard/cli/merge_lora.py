@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from steelyard.cli.options import add_options, build
+from steelyard.cli.options import add_options, build, folder_options
 from steelyard.edits.merge.options import MergeOptions
 from steelyard.units import format_size
 
@@ -18,9 +18,7 @@ _OF_RECIPES = frozenset({"seed", "allow_crimes", "intermediate"})
 @click.argument("base")
 @click.argument("adapter")
 @add_options(MergeOptions, skip=_OF_RECIPES)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+@folder_options
 def command(base: str, adapter: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
     """Write BASE with the LoRA adapter ADAPTER in its weights, without loading either."""
     from steelyard.budget.merge_lora import merge_adapter

@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 import click
@@ -27,6 +28,14 @@ def add_options(model: type[BaseModel], skip: frozenset[str] = frozenset()) -> C
         return function
 
     return decorate
+
+
+def folder_options(function: Function) -> Function:
+    """Give a click command what every verb takes that makes a folder: --out, --resume and --json."""
+    function = click.option("--json", "as_json", is_flag=True, help="print plain JSON")(function)
+    function = click.option("--resume", is_flag=True, help="continue an interrupted run")(function)
+    out = click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
+    return out(function)
 
 
 def build(model: type[Options], values: dict[str, Any]) -> Options:

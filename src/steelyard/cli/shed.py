@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
+from steelyard.cli.options import folder_options
+
 
 @click.command("shed")
 @click.argument("folder")
 @click.option("--size", help="bytes of all weight files, such as 4MiB")
 @click.option("--bits", type=int, help="the same level for all tensors: bits of nested codes, blocks of chains")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="the folder to make")
-@click.option("--resume", is_flag=True, help="continue an interrupted run")
-@click.option("--json", "as_json", is_flag=True, help="print plain JSON")
+@folder_options
 def command(folder: str, size: str | None, bits: int | None, out: Path, resume: bool, as_json: bool) -> None:
     """Cut the nested FOLDER to a size: bytes are copied, nothing is encoded anew."""
     from steelyard.budget.shed import shed_folder

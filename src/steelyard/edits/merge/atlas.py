@@ -128,7 +128,7 @@ def learn(
             for found in batches.values()
         ]
         loss = sum(each[1:], each[0]) / len(each)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         losses.append(float(loss.detach()))
         if not np.isfinite(losses[-1]):
             raise UserError(f"the loss is {losses[-1]} at step {step + 1}; lower --rate")
