@@ -117,5 +117,5 @@ def _merge(recipe: Path, out: Path, options: MergeOptions, resume: bool, as_json
             click.echo(f"note: {note}")
         click.echo(
             f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), {result.tensors} tensors, "
-            f"{result.method} of {len(result.models)} models"
+            f"{result.method} of {len(result.models)} {'model' if len(result.models) == 1 else 'models'}"
         )
