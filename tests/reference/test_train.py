@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from steelyard.errors import UserError
@@ -149,3 +150,12 @@ def test_exporting_before_any_checkpoint_is_refused(tiny: TrainOptions, tmp_path
 
     with pytest.raises(UserError, match="no checkpoint to export"):
         export(tmp_path, tmp_path / "model", tiny)
+
+
+def test_training_leaves_the_processors_arithmetic_as_it_was(
+    tiny: TrainOptions, sources: Path, tmp_path: Path
+) -> None:
+    threads = torch.get_num_threads()
+    run(tmp_path / "run", tiny.model_copy(update={"threads": threads + 1}), sources, stop_after=3)
+    assert np.float32(1e-40) * np.float32(0.5) > 0  # flushed to zero where denormal numbers are
+    assert torch.get_num_threads() == threads
