@@ -3,7 +3,8 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `merge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`, `grow`, `shed`.
+Jobs: `fit`, `quantize`, `prepare`, `merge`, `stitch`, `bridge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`,
+`grow`, `shed`, `switch`.
 Errors: `UserError` for what the caller can put right.
 """
 
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import fit, measure, merge, nest, open, prepare, quantize, spec, weigh
+    from steelyard.api import bridge, fit, measure, merge, nest, open, prepare, quantize, spec, stitch, weigh
     from steelyard.errors import SteelyardError, UserError, VerificationError
-    from steelyard.loading import grow, load, shed
+    from steelyard.loading import grow, load, shed, switch
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,8 @@ _HOMES = {
     "convert": "steelyard.api",
     "measure": "steelyard.api",
     "merge": "steelyard.api",
+    "stitch": "steelyard.api",
+    "bridge": "steelyard.api",
     "open": "steelyard.api",
     "spec": "steelyard.api",
     "weigh": "steelyard.api",
@@ -37,6 +40,7 @@ _HOMES = {
     "load": "steelyard.loading",
     "grow": "steelyard.loading",
     "shed": "steelyard.loading",
+    "switch": "steelyard.loading",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
     "VerificationError": "steelyard.errors",
@@ -47,6 +51,7 @@ __all__ = [
     "UserError",
     "VerificationError",
     "__version__",
+    "bridge",
     "convert",
     "fit",
     "grow",
@@ -59,6 +64,8 @@ __all__ = [
     "quantize",
     "shed",
     "spec",
+    "stitch",
+    "switch",
     "tune",
     "weigh",
 ]

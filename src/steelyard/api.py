@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from steelyard.budget.quantize import QuantizeResult
     from steelyard.budget.tune import TuneResult
     from steelyard.edits.merge.job import MergeResult
+    from steelyard.edits.stitch.bridge import BridgeResult
+    from steelyard.edits.stitch.stitch import StitchResult
     from steelyard.formats.convert import Converted
     from steelyard.formats.logical import LogicalCheckpoint
     from steelyard.spec import ModelSpec
@@ -111,6 +113,40 @@ def merge(
     from steelyard.validation import validate
 
     return merge_file(recipe, out, validate(MergeOptions, options), resume=resume, progress=progress)[-1]
+
+
+def stitch(
+    first: str | Path,
+    second: str | Path,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> StitchResult:
+    """Join two models by maps between their blocks; options as `edits.stitch.options.StitchOptions` has them."""
+    from steelyard.budget.compose import stitch_models
+    from steelyard.edits.stitch.options import StitchOptions
+    from steelyard.validation import validate
+
+    return stitch_models(first, second, out, validate(StitchOptions, options), resume=resume, progress=progress)
+
+
+def bridge(
+    anchor: str | Path,
+    augment: str | Path,
+    *,
+    out: str | Path,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    **options: Any,
+) -> BridgeResult:
+    """Let a model attend to another through trained bridges; options as `edits.stitch.options.BridgeOptions`."""
+    from steelyard.budget.compose import bridge_models
+    from steelyard.edits.stitch.options import BridgeOptions
+    from steelyard.validation import validate
+
+    return bridge_models(anchor, augment, out, validate(BridgeOptions, options), resume=resume, progress=progress)
 
 
 def convert(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from steelyard.errors import UserError
+from steelyard.formats.native.composition import MODEL_TYPE
 from steelyard.jobs import resolve
 from steelyard.registration import install
 
@@ -41,6 +42,8 @@ def load(
     config = transformers.AutoConfig.from_pretrained(path)
     names = config.architectures or []
     kind = getattr(transformers, names[0], None) if names else transformers.AutoModel
+    if config.model_type == MODEL_TYPE:
+        kind = transformers.AutoModelForCausalLM
     if kind is None:
         raise UserError(f"{path}: config.json names the class {names[0]}, which transformers does not have")
     if bits is not None or budget_bytes is not None:
@@ -84,6 +87,25 @@ def shed(model: Any, *, budget_bytes: int | None = None, bits: int | None = None
     from steelyard.formats.native import nesting
 
     return nesting.shed(model, budget_bytes=budget_bytes, bits=bits)
+
+
+def switch(model: Any, *, at: str | None = None, flops: float | None = None) -> str:
+    """Run another way through a loaded model of `steelyard stitch` from now on.
+
+    Args:
+        model: loaded from a stitched folder.
+        at: the way: "2:3", or "first" and "second" for a parent alone.
+        flops: instead, the most operations a token may take; the way of least measured loss is chosen.
+
+    Returns:
+        The way that is run now.
+
+    Raises:
+        UserError: if the model is not stitched, or has no such way.
+    """
+    if getattr(model.config, "model_type", None) != MODEL_TYPE:
+        raise UserError("only models of steelyard stitch have ways to switch between")
+    return str(model.switch(at=at, flops=flops))
 
 
 def _ask_for(config: Any, path: str | Path, wanted: dict[str, int | None]) -> None:

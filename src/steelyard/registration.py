@@ -1,7 +1,7 @@
 """Making transformers know the native format after `import steelyard`, whichever of the two is imported first.
 
-Neither torch nor transformers is imported here: where transformers is not loaded yet, a finder waits for its module
-of quantizers and registers the format right after that has run.
+Neither torch nor transformers is imported here: where a module of transformers that must know of something is not
+loaded yet, a finder waits for it and registers that right after it has run.
 """
 
 from __future__ import annotations
@@ -15,24 +15,31 @@ from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from types import ModuleType
 
-_WATCHED = "transformers.quantizers.auto"
-_PLUGIN = "steelyard.formats.native.transformers_plugin"
+_PLUGINS = {
+    "transformers.quantizers.auto": ("transformers_plugin", "register"),
+    "transformers.models.auto.configuration_auto": ("composed_config", "register_config"),
+    "transformers.models.auto.modeling_auto": ("composed_config", "register_model"),
+}
+"""By the module of transformers that is waited for: the module of `formats.native` and the function to call."""
 
 
 def install() -> None:
-    """Register the format now if transformers' quantizers are loaded, else as soon as they are.
+    """Register with what of transformers is loaded now, and with the rest as soon as it is.
 
     May be called any number of times.
     """
-    if _WATCHED in sys.modules:
-        _register()
-    elif not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Watcher())
+    for watched in _PLUGINS:
+        if watched in sys.modules:
+            _register(watched)
+    waiting = [watched for watched in _PLUGINS if watched not in sys.modules]
+    if waiting and not any(isinstance(finder, _Watcher) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Watcher(waiting))
 
 
-def _register() -> None:
+def _register(watched: str) -> None:
+    plugin, function = _PLUGINS[watched]
     try:
-        importlib.import_module(_PLUGIN).register()
+        getattr(importlib.import_module(f"steelyard.formats.native.{plugin}"), function)()
     except Exception as error:  # a release of transformers with another interface must still be importable
         warnings.warn(
             f"folders in Steelyard's own format will not load: {type(error).__name__}: {error}", stacklevel=2
@@ -40,30 +47,31 @@ def _register() -> None:
 
 
 class _Watcher(MetaPathFinder):
-    """Lets one module be found as usual, but by a loader that registers the format afterwards."""
+    """Lets some modules be found as usual, but by a loader that registers something afterwards."""
 
-    def __init__(self) -> None:
-        self._searching = False
+    def __init__(self, waiting: Sequence[str]) -> None:
+        self.waiting = set(waiting)
+        self._searching: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != _WATCHED or self._searching:
+        if fullname not in self.waiting - self._searching:
             return None
-        self._searching = True
+        self._searching.add(fullname)
         try:
             found = find_spec(fullname)
         finally:
-            self._searching = False
+            self._searching.discard(fullname)
         if found is None or found.loader is None:
             return None
-        found.loader = _RegisteringLoader(found.loader)
+        found.loader = _RegisteringLoader(found.loader, self)
         return found
 
 
 class _RegisteringLoader(Loader):
-    def __init__(self, loader: Loader) -> None:
-        self._loader = loader
+    def __init__(self, loader: Loader, watcher: _Watcher) -> None:
+        self._loader, self._watcher = loader, watcher
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self._loader.create_module(spec)
@@ -74,5 +82,7 @@ class _RegisteringLoader(Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, _Watcher)]
-        _register()
+        self._watcher.waiting.discard(module.__name__)
+        if not self._watcher.waiting and self._watcher in sys.meta_path:
+            sys.meta_path.remove(self._watcher)
+        _register(module.__name__)

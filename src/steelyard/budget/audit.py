@@ -16,6 +16,9 @@ from steelyard.jobs import open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import file_hash
 
+_OF_SEVERAL = ("merge", "stitch", "bridge", "pack")
+"""Verbs whose records have a hash for every tensor."""
+
 
 def audit(folder: Path, against: str | None = None, progress: Progress = SILENT) -> list[Check]:
     """Check a folder that `fit` or `quantize` wrote.
@@ -33,9 +36,9 @@ def audit(folder: Path, against: str | None = None, progress: Progress = SILENT)
         raise UserError(f"{record} is missing; only folders that steelyard wrote can be verified")
     sections = read(record)
     checks = [_hashes(folder, sections["outputs"])]
-    if sections.get("verb") == "merge":
+    if sections.get("verb") in _OF_SEVERAL:
         if against is not None:
-            raise UserError(f"{folder} is a merge of several models: verify it without --against")
+            raise UserError(f"{folder} is made of several models: verify it without --against")
         return [*checks, audit_merge(folder, sections)]
     if against is None:
         return checks

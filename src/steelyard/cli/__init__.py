@@ -28,6 +28,8 @@ VERBS = {
     "experts": "Several experts of one base: search, learn or average a merge, or keep all in one.",
     "align": "A model's units in the order of another's, proved in float64.",
     "fuse": "One model of two that were trained apart.",
+    "stitch": "Two models and many between them in one folder, to switch at run time.",
+    "bridge": "A model that attends to another through trained bridges; both stay as they are.",
     "barrier": "The loss along a path between models.",
     "merge-lora": "A model with a LoRA adapter in its weights, streamed.",
     "extract-lora": "The difference of two models as an adapter that peft loads.",

@@ -38,6 +38,14 @@ def folder_options(function: Function) -> Function:
     return out(function)
 
 
+def plannable_options(function: Function) -> Function:
+    """Give a click command what a verb takes that makes a folder and can say beforehand what it would make."""
+    function = click.option("--json", "as_json", is_flag=True, help="print plain JSON")(function)
+    function = click.option("--dry-run", is_flag=True, help="print what would be made; write nothing")(function)
+    function = click.option("--resume", is_flag=True, help="continue an interrupted run")(function)
+    return click.option("--out", type=click.Path(path_type=Path), help="the folder to make")(function)
+
+
 def build(model: type[Options], values: dict[str, Any]) -> Options:
     """Return the options from what click parsed.
 

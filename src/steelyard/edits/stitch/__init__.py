@@ -1,0 +1,1 @@
+"""Two models in one: stitched together at their blocks, or one attending to the other over bridges."""
