@@ -67,6 +67,7 @@ CHAINS = [
     (PermutedCodec(IntegerCodec(4, 16, False, "BF16")), ("gptq-v2", "steelyard", "gptq-v2")),
     (BlockwiseCodec("nf", 4, 64, double=True), ("bitsandbytes", "steelyard", "bitsandbytes")),
     (BlockwiseCodec("fp4", 4, 128), ("bitsandbytes", "steelyard")),
+    (IntegerCodec(8, None, True, "BF16"), ("bitsandbytes", "steelyard", "bitsandbytes")),
     (Float8Codec("F8_E4M3", 16, 32), ("fp8", "steelyard", "fp8")),
     (Float8Codec("F8_E4M3", 1, None, "BF16"), ("compressed-tensors",)),
     (Float8Codec("F8_E4M3", None, None, "BF16"), ("compressed-tensors", "steelyard")),
@@ -102,6 +103,7 @@ def test_chains_of_formats_keep_every_number(
         (IntegerCodec(5, 32, False, "BF16"), "gptq", "int5 g32 asym"),
         (FOUR, "hqq", "available: compressed-tensors"),
         (None, "awq", "holds no encoded tensor"),
+        (IntegerCodec(8, None, True, "F32"), "bitsandbytes", "is a 127th of no float32"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(

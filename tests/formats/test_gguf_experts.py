@@ -15,7 +15,9 @@ from formats import folders
 from formats.folders import build_tiny
 from steelyard.budget.audit import audit
 from steelyard.errors import UserError
+from steelyard.formats.gguf.mixes import mixed
 from steelyard.formats.gguf.writing import GgufTensor, plan_gguf
+from steelyard.spec import ModelSpec
 
 ROUTED = {"hidden_size": 64, "num_key_value_heads": 2, "num_experts_per_tok": 2, "output_router_logits": False}
 SMALL = ROUTED | {"moe_intermediate_size": 32, "num_experts": 4, "decoder_sparse_step": 1}
@@ -127,9 +129,32 @@ def test_what_llama_cpp_computes_otherwise_is_refused(
         steelyard.quantize(source, out=tmp_path / "out", format="gguf", type="Q8_0")
 
 
-def test_mixes_are_refused(made: tuple[str, Path, Path], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="otherwise for models with experts; give one type"):
-        steelyard.quantize(made[1], out=tmp_path / "out", format="gguf", mix="Q4_K_M")
+@pytest.mark.parametrize(
+    ("experts", "mix"), [(8, "Q4_K_M"), (8, "Q3_K_L"), (8, "Q2_K"), (4, "Q4_K_M"), (4, "Q2_K")]
+)
+def test_mixes_know_eight_experts(experts: int, mix: str) -> None:
+    """By hand from llama.cpp's rules; `make test-llama` compares with the types its own quantizer chooses."""
+    config = {
+        "model_type": "mixtral", "vocab_size": 64, "hidden_size": 256, "intermediate_size": 256, "head_dim": 32,
+        "num_hidden_layers": 8, "num_attention_heads": 8, "num_key_value_heads": 4, "num_local_experts": experts,
+    }  # fmt: skip
+    found = {name: codec.label for name, codec in mixed(ModelSpec.from_config(config), mix).items()}
+    base, output, down = {"Q4_K_M": ("Q4_K", "Q4_K", "Q6_K"), "Q3_K_L": ("Q3_K", "Q5_K", "Q5_K")}.get(
+        mix, ("Q2_K", "Q3_K", "Q3_K")
+    )
+    values = {"Q4_K_M": "Q6_K", "Q2_K": "Q3_K"}.get(mix)
+    if experts == 8:
+        output, values = ("Q3_K" if mix == "Q3_K_L" else "Q5_K"), "Q8_0"
+    attention = {kind: found[f"model.layers.0.self_attn.{kind}_proj.weight"] for kind in "qkvo"}
+    keys = "Q8_0" if experts == 8 else base
+    assert attention == {"q": base, "k": keys, "v": values, "o": output}
+    inside = [found[f"model.layers.0.block_sparse_moe.experts.{experts - 1}.w{i}.weight"] for i in (1, 2, 3)]
+    assert inside == [base, down, base]
+    # The rules by layer count layers, not experts: of 8 the first, the last and every third keep more.
+    if mix == "Q4_K_M":
+        kept = [found[f"model.layers.{layer}.block_sparse_moe.experts.0.w2.weight"] for layer in range(8)]
+        assert kept == ["Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q6_K"]
+    assert found["lm_head.weight"] == "Q6_K" and found["model.embed_tokens.weight"] == base
 
 
 def test_slices_of_two_types_are_no_tensor() -> None:

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from steelyard.codecs import IntegerCodec, PermutedCodec, tables
 from steelyard.errors import UserError
 from steelyard.formats.logical import LogicalCheckpoint
+from steelyard.formats.writing.bitsandbytes import _largest
 
 OUT, IN = 32, 64
 NAME = "model.layers.0.mlp.up_proj"
@@ -136,6 +137,17 @@ def test_bitsandbytes_eight_bits(tmp_path: Path) -> None:
     stored = {f"{NAME}.weight": q, f"{NAME}.SCB": scb, f"{NAME}.weight_format": np.array(0, np.uint8)}
     path = folder(tmp_path / "model", stored, {"quant_method": "bitsandbytes", "load_in_8bit": True})
     np.testing.assert_allclose(read(path), q * scb[:, None].astype(np.float64) / 127, rtol=1e-6)
+
+
+def test_an_eight_bit_scale_that_bitsandbytes_has_no_number_for_is_refused(tmp_path: Path) -> None:
+    reached = np.arange(1 << 23, (1 << 23) + 4096, dtype=np.float32).astype(np.float64) / 127
+    scales = np.unique(reached.astype(np.float32))
+    everyone = np.arange(scales[0].view(np.int32), scales[-1].view(np.int32) + 1, dtype=np.int32).view(np.float32)
+    without = np.setdiff1d(everyone, scales)
+    assert len(everyone) / len(without) == pytest.approx(128, rel=0.05)
+    with pytest.raises(UserError, match=r"row 1, .* is a 127th of no float32"):
+        _largest(np.array([scales[0], without[0]]), "here")
+    assert np.array_equal((_largest(scales, "here").astype(np.float64) / 127).astype(np.float32), scales)
 
 
 @pytest.mark.parametrize("scale", ["block", "row", "tensor"])

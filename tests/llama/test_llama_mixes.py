@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from gguf import GGUFReader
 
+from formats import folders
 from formats.folders import build_tiny
 from llama.conftest import Run
 from steelyard.budget.plan import stored_tensors
@@ -25,16 +26,30 @@ NUMBERS = {
     "TQ1_0": 36, "TQ2_0": 37,
 }  # fmt: skip
 DEEP: dict[str, Any] = {"num_hidden_layers": 16, "hidden_size": 256, "intermediate_size": 256}
+ROUTED = {"num_hidden_layers": 16, "num_key_value_heads": 2, "num_experts_per_tok": 2}
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "mixtral": ("MixtralForCausalLM", ROUTED),
+    "qwen2_moe": ("Qwen2MoeForCausalLM", ROUTED | {"moe_intermediate_size": 32}),
+    "qwen3_moe": ("Qwen3MoeForCausalLM", ROUTED | {"moe_intermediate_size": 32, "norm_topk_prob": True}),
+}
+SMALL = {"hidden_size": 256, "intermediate_size": 32, "num_experts": 8, "shared_expert_intermediate_size": 32}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_attention_heads": 8, **DEEP}),
     "llama, tied": ("llama-tied", {"num_attention_heads": 4, **DEEP}),
     "qwen3, narrow rows": ("qwen3", {"num_hidden_layers": 8, "intermediate_size": 160}),
     "gpt2": ("gpt2", {"num_hidden_layers": 8, "hidden_size": 256}),
+    "mixtral, 8 experts": ("mixtral", {"hidden_size": 256, "intermediate_size": 32, "num_local_experts": 8}),
+    "mixtral, 4 experts": ("mixtral", {"hidden_size": 256, "intermediate_size": 32, "num_local_experts": 4}),
+    "qwen2_moe, 8 experts": ("qwen2_moe", SMALL),
+    "qwen3_moe, 8 experts": ("qwen3_moe", SMALL | {"num_attention_heads": 8, "head_dim": 32}),
 }
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_rules_choose_as_llama_cpp_does(llama: Run, tmp_path: Path, name: str) -> None:
+def test_rules_choose_as_llama_cpp_does(
+    llama: Run, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "KINDS", folders.KINDS | MORE)
     kind, changes = MODELS[name]
     folder = build_tiny(kind, tmp_path / "model", **changes)
     plain = convert_folder(folder, tmp_path / "plain", "gguf").out / "model.gguf"

@@ -11,7 +11,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from formats.folders import build_tiny
-from formats.test_gguf_vocabulary import pieces
+from formats.test_gguf_vocabulary import pieces, unigram
 from llama.conftest import Run
 from steelyard.formats.convert import convert_folder
 from steelyard.formats.gguf import tokenizer as ours
@@ -23,6 +23,13 @@ TEXTS = [
     "多くの日本語 текст на русском 🙂🙂 ... ---",
     "<|im_start|>user\nHi<|im_end|>",
 ]
+
+SPACED = ["the cat sat on a banana", "a  banana,\u00e4nd 12 dogs\u2026", "\ufb01t the dog", "\u591a\u304f banana"]
+PIECES = {
+    "pieces": TEXTS[:1],
+    "unigram": SPACED,
+    "unigram, mapped": [*SPACED, *TEXTS[:3]],
+}
 
 
 def byte_level(steps: list[Any]) -> Tokenizer:
@@ -50,6 +57,8 @@ def splits() -> dict[str, Tokenizer]:
     found["gpt-2"] = byte_level([level(add_prefix_space=False)])
     found["smollm"] = byte_level([pre_tokenizers.Digits(individual_digits=True), level(add_prefix_space=False)])
     found["pieces"] = pieces()
+    found["unigram"] = unigram()
+    found["unigram, mapped"] = unigram(precompiled=True)
     return found
 
 
@@ -59,7 +68,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tiny("llama", tmp_path_factory.mktemp("tokens") / "model", vocab_size=480, bos_token_id=None)
 
 
-@pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "tekken", "gpt-4o", "gpt-2", "smollm", "pieces"])
+@pytest.mark.parametrize("name", ["qwen2", "llama-bpe", "tekken", "gpt-4o", "gpt-2", "smollm", *PIECES])
 def test_llama_cpp_finds_the_same_tokens(llama: Run, plain: Path, tmp_path: Path, name: str) -> None:
     tokenizer = splits()[name]
     folder = tmp_path / "model"
@@ -69,7 +78,7 @@ def test_llama_cpp_finds_the_same_tokens(llama: Run, plain: Path, tmp_path: Path
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"add_bos_token": False}))
     made = convert_folder(folder, tmp_path / "out", "gguf")
-    texts = TEXTS if name != "pieces" else TEXTS[:1]
+    texts = PIECES.get(name, TEXTS)
     found = llama("tokens", made.out / "model.gguf", texts=texts)
     for i, text in enumerate(texts):
         expected = tokenizer.encode(text, add_special_tokens=False).ids

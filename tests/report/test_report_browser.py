@@ -32,9 +32,8 @@ onload="let d = this.contentDocument; document.title = d.documentElement.scrollW
 
 
 def _browse(tmp_path: Path, page: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    assert BROWSER is not None
     command = [
-        BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+        str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
         "--disable-dev-shm-usage", "--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--user-data-dir={tmp_path / 'profile'}", *options, page.as_uri(),
@@ -78,9 +77,8 @@ def test_nothing_runs_off_the_edge(tmp_path: Path, width: int, narrow: bool) -> 
     frame = tmp_path / "frame.html"
     frame.write_text(_FRAME.format(page="report.html", width=width), encoding="utf-8")
     done = _browse(tmp_path, frame, "--allow-file-access-from-files", "--dump-dom")
-    found = re.search(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
-    assert found is not None
-    room, drawn, narrow_shown, wide_shown = map(int, found.groups())
+    [counted] = re.findall(r"<title>(\d+) (\d+) (\d+) (\d+)</title>", done.stdout)
+    room, drawn, narrow_shown, wide_shown = map(int, counted)
     assert room <= width
     assert (narrow_shown, wide_shown) == ((drawn, 0) if narrow else (0, drawn))
 

@@ -6,7 +6,7 @@ import math
 import pytest
 from report_sample import full, minimal
 
-from steelyard.report import CurvePoint, Damage, Interval, Prediction, ReportData, Series, TensorRow
+from steelyard.report import CurvePoint, Damage, Interval, Prediction, Series, TensorRow
 from steelyard.report.heatmap import heat_map
 from steelyard.report.ledger import byte_bars
 from steelyard.report.page import NARROW, WIDE, drawings
@@ -14,6 +14,13 @@ from steelyard.report.pareto import pareto
 from steelyard.report.prediction import prediction_scatter
 from steelyard.report.scene import Line, Marker, Rect, Scene, Text, text_width
 from steelyard.report.tones import TONES
+
+
+def _drawn(scene: Scene | None) -> Scene:
+    """Return a drawing that has something in it."""
+    if scene is None or not scene.items:
+        pytest.fail("nothing was drawn")
+    return scene
 
 
 def _texts(scene: Scene) -> list[str]:
@@ -59,8 +66,7 @@ def test_nothing_is_drawn_without_data() -> None:
 
 def test_pareto_places_points_by_bytes_and_by_the_logarithm_of_damage() -> None:
     points = tuple(CurvePoint(size << 20, Interval(value)) for size, value in ((2, 0.1), (4, 0.01), (8, 0.0001)))
-    scene = pareto([Series("ours", points)], parameters=8 << 20, budget=4 << 20)
-    assert scene is not None
+    scene = _drawn(pareto([Series("ours", points)], parameters=8 << 20, budget=4 << 20))
     first, second, third = [item for item in scene.items if isinstance(item, Marker) and item.title]
     assert (third.x - second.x) / (second.x - first.x) == pytest.approx(2)  # 4 MiB and 2 MiB
     assert (third.y - second.y) / (second.y - first.y) == pytest.approx(2)  # two decades and one
@@ -71,23 +77,20 @@ def test_pareto_places_points_by_bytes_and_by_the_logarithm_of_damage() -> None:
 
 def test_pareto_keeps_an_interval_that_touches_zero_on_paper() -> None:
     points = tuple(CurvePoint(size, Interval(0.1 / size, -0.01, 0.2)) for size in (1, 2, 3))
-    scene = pareto([Series("ours", points)], Damage())
-    assert scene is not None
+    scene = _drawn(pareto([Series("ours", points)], Damage()))
     assert all(0 <= y <= scene.height for item in scene.items if isinstance(item, Line) for _, y in item.points)
 
 
 def test_every_baseline_has_a_marker_of_its_own() -> None:
     points = tuple(CurvePoint(size, Interval(0.1 / size)) for size in (1, 2))
-    scene = pareto([Series(f"series {index}", points) for index in range(7)])
-    assert scene is not None
+    scene = _drawn(pareto([Series(f"series {index}", points) for index in range(7)]))
     styles = {(item.shape, item.tone) for item in scene.items if isinstance(item, Marker)}
     assert len({shape for shape, _ in styles}) == 7 and len({tone for _, tone in styles}) == 7
 
 
 def test_heat_map_has_a_cell_for_every_matrix_and_shades_by_bits() -> None:
     data = full(5)
-    scene = heat_map(data.tensors, data.damage)
-    assert scene is not None
+    scene = _drawn(heat_map(data.tensors, data.damage))
     cells = {item.title.splitlines()[0]: item for item in scene.items if isinstance(item, Rect) and item.title}
     matrices = {row.name: row for row in data.tensors if row.role != "norm.final"}
     assert set(matrices) <= set(cells)
@@ -101,8 +104,7 @@ def test_heat_map_has_a_cell_for_every_matrix_and_shades_by_bits() -> None:
 def test_heat_map_averages_experts_by_their_weights() -> None:
     rows = [TensorRow(f"experts.{index}.up", 0, "mlp.up", f"int{bits}", bits, nbytes)
             for index, (bits, nbytes) in enumerate(((2.0, 100), (4.0, 600)))]  # fmt: skip
-    scene = heat_map(rows)
-    assert scene is not None
+    scene = _drawn(heat_map(rows))
     [cell] = [item for item in scene.items if isinstance(item, Rect) and item.title]
     # 400 weights of 2 bits and 1200 of 4 bits.
     assert "3.500 bits per weight, 700 bytes" in cell.title
@@ -110,14 +112,15 @@ def test_heat_map_averages_experts_by_their_weights() -> None:
 
 
 def test_heat_map_without_layers_or_roles() -> None:
-    scene = heat_map([TensorRow("thing.weight", None, None, "int4 g64", 4.25, 1000)])
-    assert scene is not None and "other" in _texts(scene)
+    scene = _drawn(heat_map([TensorRow("thing.weight", None, None, "int4 g64", 4.25, 1000)]))
+    [cell] = [item for item in scene.items if isinstance(item, Rect) and item.title]
+    assert cell.title.splitlines()[0] == "thing.weight" and "4.250 bits per weight, 1,000 bytes" in cell.title
+    assert {"other", "4.25"} <= set(_texts(scene))
 
 
 def test_bars_are_as_long_as_their_bytes() -> None:
     sizes = full().sizes
-    scene = byte_bars(sizes)
-    assert scene is not None
+    scene = _drawn(byte_bars(sizes))
     bars = [item for item in scene.items if isinstance(item, Rect)]
     lengths = [bar.width for bar in bars]
     values = [value for row in sizes.roles for value in (row.original, row.new)]
@@ -128,8 +131,7 @@ def test_bars_are_as_long_as_their_bytes() -> None:
 
 def test_exact_predictions_lie_on_the_line() -> None:
     pairs = [Prediction(str(value), value, Interval(value)) for value in (1e-4, 1e-2, 1.0)]
-    scene = prediction_scatter([*pairs, Prediction("worse", 0.01, Interval(0.1))])
-    assert scene is not None
+    scene = _drawn(prediction_scatter([*pairs, Prediction("worse", 0.01, Interval(0.1))]))
     [line] = [item.points for item in scene.items if isinstance(item, Line) and item.dash]
     (x0, y0), (x1, y1) = line
     marks = [item for item in scene.items if isinstance(item, Marker)]
@@ -164,8 +166,7 @@ def test_text_can_be_read_on_every_ground(dark: bool) -> None:
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("bits", [1, 2, 2.5, 3, 4, 5, 6, 6.4, 6.7, 7, 8, 8.5, 11, 11.3, 12, 16, 32])
 def test_cells_can_be_read(bits: float, dark: bool) -> None:
-    scene = heat_map([TensorRow("w", 0, "attn.q", "x", bits, 100)])
-    assert scene is not None
+    scene = _drawn(heat_map([TensorRow("w", 0, "attn.q", "x", bits, 100)]))
     [cell] = [item for item in scene.items if isinstance(item, Rect) and item.title]
     [ink] = {item.tone for item in scene.items if isinstance(item, Text) and item.text == f"{bits:.2f}"}
     accent, surface = TONES["accent"][dark], TONES["surface"][dark]
@@ -178,4 +179,7 @@ def test_cells_can_be_read(bits: float, dark: bool) -> None:
 
 def test_a_report_of_one_series_needs_no_second() -> None:
     data = dataclasses.replace(full(), curve=full().curve[:1])
-    assert isinstance(data, ReportData) and "pareto" in drawings(data)
+    [points] = [series.points for series in data.curve]
+    titled = [item for item in drawings(data)["pareto"].items if isinstance(item, Marker) and item.title]
+    assert len(titled) == len(points)
+    assert {item.title.splitlines()[0].removesuffix(" (this result)") for item in titled} == {data.curve[0].name}

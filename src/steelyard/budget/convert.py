@@ -24,7 +24,7 @@ def convert_model(
     requantize: bool = False,
     type: str | None = None,
     mix: str | None = None,
-    max_shard_size: int = 5_000_000_000,
+    max_shard_size: int | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> Converted:

@@ -42,7 +42,9 @@ class FitOptions(BaseModel):
     fuse: bool = Field(True, description="one codec for q, k, v and for gate, up of a layer, as vLLM needs")
     compare_formats: bool = Field(True, description="measure what the ecosystem format costs at equal bytes")
     verify: Literal["bytes", "load"] = Field("bytes", description="load: also load it in plain transformers")
-    max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
+    max_shard_size: str | int | None = Field(
+        None, description="begin a new file above this size [5GB; gguf: one file whatever its size]"
+    )
     seed: int = Field(0, description="seed of everything drawn")
 
     @field_validator("curve")

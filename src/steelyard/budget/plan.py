@@ -58,13 +58,13 @@ class Plan:
     Attributes:
         format: name of the output format.
         tensors: every tensor of the result by name, in the order it is written.
-        max_shard_size: bytes above which a new file is begun.
+        max_shard_size: bytes above which a new file is begun; None for what is usual in the format.
         request: what was asked for, as plain data: options, seeds, hashes of the inputs.
     """
 
     format: str
     tensors: Mapping[str, TensorPlan]
-    max_shard_size: int
+    max_shard_size: int | None
     request: Mapping[str, Any] = field(default_factory=dict)
 
     def codecs(self) -> dict[str, Codec]:

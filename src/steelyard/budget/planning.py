@@ -19,10 +19,9 @@ from steelyard.budget.solve import Solution, require_feasible, smallest_choice, 
 from steelyard.codecs import DenseCodec
 from steelyard.errors import UserError
 from steelyard.formats import Format
-from steelyard.formats.container import Container, layout_of
+from steelyard.formats.container import Container, layout_of, shard_bytes
 from steelyard.jobs import OpenModel
 from steelyard.progress import SILENT, Progress
-from steelyard.units import parse_size
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Planner:
 
     def __init__(self, opened: OpenModel, format: Format, options: FitOptions) -> None:
         self.opened, self.format, self.options = opened, format, options
-        self._max_shard_size = parse_size(options.max_shard_size)
+        self._max_shard_size = shard_bytes(options.max_shard_size)
         self._digits = len(str(opened.checkpoint.weight_bytes * 2))
         fuse = options.fuse and not (isinstance(format, Container) and not format.fuses)
         menu = _without(offers(opened.spec, format, options.effort, fuse, options.entropy), options.keep)

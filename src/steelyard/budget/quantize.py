@@ -31,11 +31,11 @@ from steelyard.errors import UserError
 from steelyard.formats import Format
 from steelyard.formats import get as get_format
 from steelyard.formats.base import scale_dtype
-from steelyard.formats.container import bound
+from steelyard.formats.container import bound, shard_bytes
 from steelyard.jobs import OpenModel, open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
-from steelyard.units import format_size, parse_size
+from steelyard.units import format_size
 from steelyard.validation import assignments, validate
 from steelyard.weights import check_output
 
@@ -82,7 +82,9 @@ class QuantizeOptions(NothingHeldOut, BaseModel):
     sequences: int = Field(128, ge=1, description="calibration sequences")
     sequence_length: int = Field(256, ge=8, description="tokens per calibration sequence")
     seed: int = Field(0, description="seed of everything drawn")
-    max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
+    max_shard_size: str | int | None = Field(
+        None, description="begin a new file above this size [5GB; gguf: one file whatever its size]"
+    )
 
     @field_validator("rounding")
     @classmethod
@@ -231,7 +233,7 @@ def plan_quantize(opened: OpenModel, options: QuantizeOptions) -> tuple[Plan, tu
                 same = DenseCodec(opened.spec.tensors[name].dtype)
                 tensors[name] = TensorPlan(name, same, BIAS_CORRECTION)
     request = {"verb": "quantize", **options.model_dump()}
-    plan = Plan(format.name, tensors, parse_size(options.max_shard_size), request)
+    plan = Plan(format.name, tensors, shard_bytes(options.max_shard_size), request)
     return planned(plan) if options.rounding == PD_QUANT else plan, tuple(kept)
 
 

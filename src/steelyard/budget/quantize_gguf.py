@@ -11,10 +11,9 @@ from steelyard.codecs import Codec
 from steelyard.codecs.gguf.types import LEVELS
 from steelyard.errors import UserError
 from steelyard.formats import get as get_format
-from steelyard.formats.container import Container, bound
+from steelyard.formats.container import Container, bound, shard_bytes
 from steelyard.formats.gguf.mixes import MIXES, alike, mixed
 from steelyard.jobs import OpenModel
-from steelyard.units import parse_size
 
 if TYPE_CHECKING:
     from steelyard.budget.quantize import QuantizeOptions
@@ -82,4 +81,4 @@ def plan_gguf(opened: OpenModel, options: QuantizeOptions) -> tuple[Plan, tuple[
         if name in matrices and not tensors[name].rounding:
             left.append(name)
     request = {"verb": "quantize", **options.model_dump()}
-    return Plan(format.name, tensors, parse_size(options.max_shard_size), request), tuple(left)
+    return Plan(format.name, tensors, shard_bytes(options.max_shard_size), request), tuple(left)

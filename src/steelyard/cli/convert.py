@@ -26,7 +26,7 @@ _FORMATS = (
 @click.option("--requantize", is_flag=True, help="round anew what the format cannot hold as it is")
 @click.option("--type", "kind", help="gguf: round every matrix anew to this type, such as Q4_K")
 @click.option("--mix", help="gguf: round every matrix anew as llama.cpp mixes its types, such as Q4_K_M")
-@click.option("--max-shard-size", default="5GB", show_default=True, help="begin a new file above this size")
+@click.option("--max-shard-size", help="begin a new file above this size  [default: 5GB; gguf: one file]")
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
 def command(
@@ -36,7 +36,7 @@ def command(
     requantize: bool,
     kind: str | None,
     mix: str | None,
-    max_shard_size: str,
+    max_shard_size: str | None,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -44,7 +44,8 @@ def command(
     from steelyard.budget.convert import convert_model
     from steelyard.cli.console import progress, show_json
     from steelyard.cli.show import size_of
-    from steelyard.units import format_size, parse_size
+    from steelyard.formats.container import shard_bytes
+    from steelyard.units import format_size
 
     result = convert_model(
         model,
@@ -53,7 +54,7 @@ def command(
         requantize=requantize,
         type=kind,
         mix=mix,
-        max_shard_size=parse_size(max_shard_size),
+        max_shard_size=shard_bytes(max_shard_size),
         resume=resume,
         progress=progress(),
     )

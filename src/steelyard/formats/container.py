@@ -9,7 +9,9 @@ from typing import Self
 from steelyard.codecs import Codec
 from steelyard.formats.base import Format
 from steelyard.spec import ModelSpec, TensorSpec
+from steelyard.units import parse_size
 from steelyard.weights import Checkpoint, Layout, StoredTensor, entry_bytes_bound, plan_layout
+from steelyard.weights.layout import DEFAULT_SHARD_BYTES
 
 
 class Container(ABC):
@@ -42,8 +44,8 @@ class Container(ABC):
         """Yield what may be bought for tensors that share one codec."""
 
     @abstractmethod
-    def layout(self, tensors: Sequence[StoredTensor]) -> Layout:
-        """Return the files, to the byte."""
+    def layout(self, tensors: Sequence[StoredTensor], max_shard_size: int | None) -> Layout:
+        """Return the files, to the byte; one file without a size above which a new one is begun."""
 
     @abstractmethod
     def entry_bytes(self, tensor: StoredTensor) -> int:
@@ -58,11 +60,26 @@ def bound(format: Format, checkpoint: Checkpoint, spec: ModelSpec) -> Format:
     return format
 
 
-def layout_of(format: Format, tensors: Sequence[StoredTensor], max_shard_size: int) -> Layout:
-    """Return the files in which a format puts tensors, to the byte."""
+def layout_of(format: Format, tensors: Sequence[StoredTensor], max_shard_size: int | None) -> Layout:
+    """Return the files in which a format puts tensors, to the byte.
+
+    Args:
+        format: the format.
+        tensors: in the order of the files.
+        max_shard_size: bytes above which a new file is begun; None for what is usual in the format.
+    """
     if isinstance(format, Container):
-        return format.layout(tensors)
-    return plan_layout(tensors, max_shard_size)
+        return format.layout(tensors, max_shard_size)
+    return plan_layout(tensors, DEFAULT_SHARD_BYTES if max_shard_size is None else max_shard_size)
+
+
+def shard_bytes(size: str | int | None) -> int | None:
+    """Return the bytes of a size above which a new file is begun; None where none is given.
+
+    Raises:
+        UserError: if it is no size.
+    """
+    return None if size is None else parse_size(size)
 
 
 def entry_bytes(format: Format, tensor: StoredTensor, digits: int) -> int:

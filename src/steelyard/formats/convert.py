@@ -71,7 +71,7 @@ def convert_folder(
     requantize: bool = False,
     type: str | None = None,
     mix: str | None = None,
-    max_shard_size: int = 5_000_000_000,
+    max_shard_size: int | None = None,
     resume: bool = False,
     record: Record | None = None,
     progress: Progress = SILENT,
@@ -85,7 +85,7 @@ def convert_folder(
         requantize: round anew what the format cannot hold as it is; a plain model is then encoded whole.
         type: for gguf, the type that every matrix becomes; without it and `mix`, the same numbers.
         mix: for gguf, one of llama.cpp's mixes of types that the matrices become.
-        max_shard_size: bytes of tensors in a file.
+        max_shard_size: bytes of tensors in a file; 5 GB if absent, and for gguf one file.
         resume: continue an interrupted run.
         record: returns the content of `steelyard.json` from what it should say; without it there is none.
         progress: advanced by tensors.

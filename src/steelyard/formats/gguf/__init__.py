@@ -45,7 +45,7 @@ _FLOATS = ("embed.position", "embed.type", ROUTER, SWITCH)
 
 @dataclass(frozen=True)
 class GgufFormat(Container):
-    """One `model.gguf` beside the files of the Hugging Face folder.
+    """One `model.gguf`, or one cut in several, beside the files of the Hugging Face folder.
 
     Attributes:
         keys: what the file says of its model beside its types; bound to a model by `bound_to`.
@@ -155,8 +155,8 @@ class GgufFormat(Container):
         """Return the config as of the plain model: GGUF describes its types itself."""
         return base_config(spec, config, {name: codec for name, codec in codecs.items() if name in spec.tensors})
 
-    def layout(self, tensors: Sequence[StoredTensor]) -> Layout:
-        """Return the one file."""
+    def layout(self, tensors: Sequence[StoredTensor], max_shard_size: int | None) -> Layout:
+        """Return the one file, or those of a split."""
         weights: Counter[str] = Counter()
         for tensor in tensors:
             assert isinstance(tensor, GgufTensor)
@@ -166,7 +166,7 @@ class GgufFormat(Container):
             "general.quantization_version": QUANTIZATION_VERSION,
             "general.file_type": _FILE_TYPES[most],
         }
-        return plan_gguf(tensors, {**self.keys, **keys}, self.constants)
+        return plan_gguf(tensors, {**self.keys, **keys}, self.constants, max_shard_size)
 
     def entry_bytes(self, tensor: StoredTensor) -> int:
         """Return a tensor's entry in the header and its padding."""

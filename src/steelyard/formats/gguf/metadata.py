@@ -15,8 +15,17 @@ from steelyard.errors import UserError
 from steelyard.formats.gguf.names import Family
 from steelyard.spec import ModelSpec
 
-Value = str | bool | int | float | list[str] | list[int] | list[float]
-"""Written as the type it has: whole numbers as u32 (in arrays i32), others as f32."""
+
+class Uint16(int):
+    """A whole number that is written as u16."""
+
+
+class Int32(int):
+    """A whole number that is written as i32."""
+
+
+Value = str | bool | int | float | bytes | list[str] | list[int] | list[float]
+"""Written as the type it has: whole numbers as u32 (in arrays i32), others as f32, bytes as an array of u8."""
 
 QUANTIZATION_VERSION = 2
 FACTORS = "rope_freqs.weight"

@@ -1,18 +1,18 @@
 """llama.cpp's mixes of types by rule: what its own quantizer stores each tensor as, without looking at a weight.
 
-Source: llama.cpp's `llama-quant.cpp` (`llama_tensor_get_type_impl`, `tensor_type_fallback`), for dense models.
+Source: llama.cpp's `llama-quant.cpp` (`llama_tensor_get_type_impl`, `tensor_type_fallback`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from steelyard.codecs import Codec, DenseCodec
 from steelyard.codecs.gguf import GgufCodec
 from steelyard.codecs.gguf.types import LEVELS, NUMBERS, TYPES
 from steelyard.errors import UserError
-from steelyard.formats.gguf.names import FAMILIES, gguf_name
+from steelyard.formats.gguf.names import FAMILIES, expert_count, gguf_name
 from steelyard.spec import ModelSpec, TensorSpec
 from steelyard.spec.tensor import ROUTER
 
@@ -23,6 +23,8 @@ _NARROW = {
 }  # fmt: skip
 _GROUPED = 4  # query heads to a key head, above which values are few and get more bits
 _LAYERS_OF_70B = 80
+_EIGHT = 8  # experts, for which llama.cpp has rules of their own, made for Mixtral
+_OUTPUTS_OF_EIGHT = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M", "IQ4_NL", "IQ4_XS")
 
 Rule = tuple[tuple[str, str], ...]
 """Pairs of a condition on the layer and a type; the first that holds counts. See `_holds`."""
@@ -34,7 +36,8 @@ class Mix:
 
     Attributes:
         base: the type of what no rule names.
-        rules: by what a tensor is in GGUF: `attn_v`, `attn_output`, `ffn_down`, `token_embd`.
+        rules: by what a tensor is in GGUF: `attn_v`, `attn_output`, `ffn_down`, `token_embd`. Experts, and what all
+            tokens share beside them, are as the feed-forward of a layer without any.
         pure: whether the head, too, has the base.
     """
 
@@ -95,9 +98,13 @@ def mixed(spec: ModelSpec, mix: str, calibrated: bool = False) -> dict[str, Code
     """
     if mix not in MIXES:
         raise UserError(f"no mix {mix!r}; available: {', '.join(MIXES)}")
-    if FAMILIES[str(spec.config["model_type"])].normalizes is not None:
-        raise UserError("llama.cpp mixes types otherwise for models with experts; give one type, such as Q4_K")
-    return {name: _codec(kind, tensor) for name, tensor, kind in _kinds(spec, MIXES[mix], calibrated)}
+    chosen = MIXES[mix]
+    if FAMILIES[str(spec.config["model_type"])].normalizes is not None and expert_count(spec) == _EIGHT:
+        outputs: Rule = (("all", "Q5_K"),) if mix in _OUTPUTS_OF_EIGHT else ()
+        eight: Rule = (("all", "Q8_0"),)
+        rules = {**chosen.rules, "attn_output": outputs, "attn_k": eight, "attn_v": eight}
+        chosen = replace(chosen, rules=rules)
+    return {name: _codec(kind, tensor) for name, tensor, kind in _kinds(spec, chosen, calibrated)}
 
 
 def alike(spec: ModelSpec, kind: str) -> dict[str, Codec]:
@@ -126,7 +133,7 @@ def _kinds(spec: ModelSpec, mix: Mix, calibrated: bool) -> list[tuple[str, Tenso
         float_only = tensor.role in ("embed.position", "embed.type") or str(tensor.role).startswith(ROUTER)
         if place is None or len(tensor.shape) != 2 or float_only:
             continue
-        what = place.split(".")[-2]
+        what = place.split(".")[-2].removesuffix("_exps").removesuffix("_shexp")
         # A fused q, k and v counts as values do.
         rule = mix.rules.get("attn_v" if what == "attn_qkv" else what, ())
         kind = next(

@@ -1,6 +1,7 @@
 """The vocabulary as GGUF's keys, from tokenizer.json.
 
-Three kinds have a place: byte-level BPE, BPE that falls back to bytes (as SentencePiece merges), and WordPiece.
+Four kinds have a place: byte-level BPE, BPE that falls back to bytes (as SentencePiece merges), WordPiece, and
+Unigram (SentencePiece's other kind).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 from steelyard.errors import UserError
 from steelyard.formats.gguf.metadata import Value
+from steelyard.formats.gguf.unigram import refusal, unigram_keys
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
@@ -58,8 +60,10 @@ def vocabulary_keys(read: Callable[[str], bytes | None], rows: int, config: Mapp
         found = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": _split_name(tokenizer.get("pre_tokenizer"))}
     elif kind == "WordPiece":
         found = {"tokenizer.ggml.model": "bert", "tokenizer.ggml.pre": "default"}
+    elif kind == "Unigram":
+        found = unigram_keys(tokenizer)
     else:
-        raise UserError(_refusal(f"tokenizer.json holds a {kind} model"))
+        raise UserError(refusal(f"tokenizer.json holds a {kind} model"))
     tokens, types = _tokens(tokenizer, rows, kind)
     if "tokenizer.ggml.scores" in found:
         scores = found["tokenizer.ggml.scores"]
@@ -81,10 +85,6 @@ def vocabulary_keys(read: Callable[[str], bytes | None], rows: int, config: Mapp
     return found
 
 
-def _refusal(reason: str) -> str:
-    return f"{reason}, which llama.cpp has no name for; without the tokenizer's files the weights alone are written"
-
-
 def _split_name(pre: Mapping[str, Any] | None) -> str:
     steps = list((pre or {}).get("pretokenizers") or ([pre] if pre else []))
     kinds = [step.get("type") for step in steps]
@@ -96,12 +96,17 @@ def _split_name(pre: Mapping[str, Any] | None) -> str:
         pattern = (steps[0].get("pattern") or {}).get("Regex", "")
         if pattern in _SPLITS:
             return _SPLITS[pattern]
-    raise UserError(_refusal("tokenizer.json splits text in a way"))
+    raise UserError(refusal("tokenizer.json splits text in a way"))
 
 
 def _raw(tokenizer: Mapping[str, Any], rows: int) -> list[str | None]:
     found: list[str | None] = [None] * rows
-    pairs = [*tokenizer["model"]["vocab"].items()]
+    vocabulary = tokenizer["model"]["vocab"]
+    pairs = (
+        [(piece[0], i) for i, piece in enumerate(vocabulary)]
+        if isinstance(vocabulary, list)
+        else [*vocabulary.items()]
+    )
     pairs += [(item["content"], item["id"]) for item in tokenizer.get("added_tokens") or []]
     for token, place in pairs:
         if not 0 <= place < rows:
@@ -121,7 +126,7 @@ def _tokens(tokenizer: Mapping[str, Any], rows: int, kind: str) -> tuple[list[st
             types.append(UNUSED)
             continue
         label = added.get(place, NORMAL)
-        if token == model.get("unk_token") and kind == "BPE":
+        if place == model.get("unk_id") if kind == "Unigram" else kind == "BPE" and token == model.get("unk_token"):
             label = UNKNOWN
         if model.get("byte_fallback") and len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
             label = BYTE
@@ -159,17 +164,30 @@ def _special(
             place = told
         if place is not None:
             found[f"tokenizer.ggml.{_NAMES.get(name, name)}_token_id"] = place
+    begins, ends = _framed(tokenizer.get("post_processor"))
+    kind = tokenizer["model"].get("type")
+    if kind == "Unigram":
+        # llama.cpp begins and ends with these alone; what a template has there may be named cls and sep.
+        for name, place in (("bos", begins), ("eos", ends)):
+            if place is not None and (token := place if isinstance(place, int) else ids.get(place)) is not None:
+                found[f"tokenizer.ggml.{name}_token_id"] = token
     if isinstance(settings.get("add_bos_token"), bool):
         found["tokenizer.ggml.add_bos_token"] = settings["add_bos_token"]
-    elif tokenizer["model"].get("type") == "BPE":
-        found["tokenizer.ggml.add_bos_token"] = _begins_with_token(tokenizer.get("post_processor"))
+    elif kind in ("BPE", "Unigram"):
+        found["tokenizer.ggml.add_bos_token"] = begins is not None
     if isinstance(settings.get("add_eos_token"), bool):
         found["tokenizer.ggml.add_eos_token"] = settings["add_eos_token"]
+    elif kind == "Unigram":
+        found["tokenizer.ggml.add_eos_token"] = ends is not None
     return found
 
 
-def _begins_with_token(post: Mapping[str, Any] | None) -> bool:
+def _framed(post: Mapping[str, Any] | None) -> tuple[Any, Any]:
+    """Return the special tokens, or their numbers, with which a text is begun and ended; None where it is not."""
     for step in (post or {}).get("processors") or ([post] if post else []):
         if step.get("type") == "TemplateProcessing" and step.get("single"):
-            return "SpecialToken" in step["single"][0]
-    return False
+            first, last = (step["single"][place].get("SpecialToken", {}).get("id") for place in (0, -1))
+            return first, last
+        if step.get("type") in ("RobertaProcessing", "BertProcessing"):
+            return step["cls"][1], step["sep"][1]
+    return None, None

@@ -6,7 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +29,40 @@ _BLOCKS = {
     13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136), 34: (256, 54), 35: (256, 66), 39: (32, 17),
 }  # fmt: skip
 _SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+_WHOLE = {2: "<H", 4: "<I", 5: "<i"}
 
 
 @dataclass(frozen=True)
 class _Place:
+    """Where a tensor lies in the bytes of a file."""
+
+    data: np.memmap
     shape: tuple[int, ...]
     kind: int
     begin: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor's data."""
+        numbers, each = _BLOCKS[self.kind] if self.kind in _BLOCKS else (1, np.dtype(_FLOATS[self.kind]).itemsize)
+        return math.prod(self.shape) // numbers * each
+
+    def slice(self, number: int) -> _Place:
+        """Return one of the matrices that lie one after the other in the tensor."""
+        one = replace(self, shape=self.shape[1:])
+        return replace(one, begin=self.begin + number * one.nbytes)
+
+    def array(self) -> np.ndarray:
+        """Return the bytes of each row of blocks, or the numbers."""
+        data = self.data[self.begin : self.begin + self.nbytes]
+        if self.kind in _BLOCKS:
+            return data.reshape(self.shape[0], -1)
+        numbers: np.ndarray = data.view(_FLOATS[self.kind]).reshape(self.shape)
+        return numbers
+
 
 class _File:
-    """Places of the tensors of a file, read once from front to back."""
+    """Places of the tensors of a file, read once from front to back, and its keys that are single values."""
 
     def __init__(self, path: Path) -> None:
         self.data = np.memmap(path, np.uint8, "r")
@@ -47,19 +70,19 @@ class _File:
         if magic != b"GGUF" or version != 3:
             raise VerificationError(f"{path} is no GGUF file of version 3")
         self._at = 24
-        self.architecture = ""
+        self.keys: dict[str, str | int] = {}
         for _ in range(keys):
             key = self._text()
-            value = self._skip(self._number("<I"))
-            if key == "general.architecture":
-                self.architecture = str(value)
+            self.keys[key] = self._value(self._number("<I"))
         found = {}
         for _ in range(tensors):
             name = self._text()
             sizes = [self._number("<Q") for _ in range(self._number("<I"))]
             found[name] = (tuple(sizes[::-1]), self._number("<I"), self._number("<Q"))
         start = -(-self._at // 32) * 32
-        self.tensors = {name: _Place(shape, kind, start + at) for name, (shape, kind, at) in found.items()}
+        self.tensors = {
+            name: _Place(self.data, shape, kind, start + at) for name, (shape, kind, at) in found.items()
+        }
         self._require_no_holes(path, start)
 
     def _require_no_holes(self, path: Path, start: int) -> None:
@@ -67,29 +90,9 @@ class _File:
         for name, place in self.tensors.items():
             if place.begin != position:
                 raise VerificationError(f"{path}: {name} lies at byte {place.begin}, not {position}")
-            position += -(-self.nbytes(place) // 32) * 32
+            position += -(-place.nbytes // 32) * 32
         if position != len(self.data):
             raise VerificationError(f"{path} does not end with its last tensor")
-
-    def nbytes(self, place: _Place) -> int:
-        """Return the bytes of a tensor's data."""
-        numbers, each = (
-            _BLOCKS[place.kind] if place.kind in _BLOCKS else (1, np.dtype(_FLOATS[place.kind]).itemsize)
-        )
-        return math.prod(place.shape) // numbers * each
-
-    def slice(self, place: _Place, number: int) -> _Place:
-        """Return one of the matrices that lie one after the other in a tensor."""
-        one = _Place(place.shape[1:], place.kind, place.begin)
-        return _Place(one.shape, one.kind, one.begin + number * self.nbytes(one))
-
-    def array(self, place: _Place) -> np.ndarray:
-        """Return the bytes of each row of blocks, or the numbers."""
-        data = self.data[place.begin : place.begin + self.nbytes(place)]
-        if place.kind in _BLOCKS:
-            return data.reshape(place.shape[0], -1)
-        numbers: np.ndarray = data.view(_FLOATS[place.kind]).reshape(place.shape)
-        return numbers
 
     def _number(self, form: str) -> int:
         size = struct.calcsize(form)
@@ -102,7 +105,8 @@ class _File:
         self._at += length
         return self.data[self._at - length : self._at].tobytes().decode()
 
-    def _skip(self, kind: int) -> str:
+    def _value(self, kind: int) -> str | int:
+        """Return a text or a whole number; 0 for what is neither, which is passed over."""
         if kind == 8:
             return self._text()
         if kind == 9:
@@ -112,9 +116,40 @@ class _File:
                     self._text()
             else:
                 self._at += count * _SIZES[inner]
-            return ""
+            return 0
+        if kind in _WHOLE:
+            return self._number(_WHOLE[kind])
         self._at += _SIZES[kind]
-        return ""
+        return 0
+
+
+def _read(folder: Path, layout: Layout) -> tuple[str, dict[str, _Place]]:
+    """Return what the planned files call the model, and the places of all their tensors.
+
+    Raises:
+        VerificationError: if there are other files, or a split does not say of itself what it is.
+    """
+    planned = layout.file_sizes
+    found = {
+        path.name: path.stat().st_size for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors")
+    }
+    if found != planned:
+        name = sorted(set(found.items()) ^ set(planned.items()))[0][0]
+        raise VerificationError(
+            f"{folder / name} has {found.get(name, 0):,} bytes; {planned.get(name, 0):,} were planned"
+        )
+    files = [_File(folder / file.name) for file in layout.files]
+    places = {name: place for file in files for name, place in file.tensors.items()}
+    if len(places) != sum(len(file.tensors) for file in files):
+        raise VerificationError(f"{folder} has a tensor in more than one file")
+    for number, file in enumerate(files):
+        said = tuple(file.keys.get(f"split.{key}") for key in ("no", "count", "tensors.count"))
+        right = (None, None, None) if len(files) == 1 else (number, len(files), len(places))
+        if said != right:
+            raise VerificationError(
+                f"{folder / layout.files[number].name} says that it is {said} of a split, not {right}"
+            )
+    return str(files[0].keys.get("general.architecture")), places
 
 
 def verify_gguf(
@@ -130,21 +165,15 @@ def verify_gguf(
     Raises:
         VerificationError: naming the file or tensor that is not as planned.
     """
-    (planned,) = layout.files
-    weights = sorted(path.name for path in folder.iterdir() if path.suffix in (".gguf", ".safetensors"))
-    if weights != [planned.name] or (folder / planned.name).stat().st_size != planned.size:
-        raise VerificationError(
-            f"{folder} holds {', '.join(weights)}; {planned.name} of {planned.size:,} was planned"
-        )
+    architecture, places = _read(folder, layout)
     config = json.loads((folder / "config.json").read_bytes())
-    file = _File(folder / planned.name)
     spec = ModelSpec.build(config, {name: (shape, "F32") for name, shape in expected.items()})
     family = FAMILIES[str(config["model_type"])]
     names = {name: str(gguf_name(spec, family, name)) for name in expected}
-    wanted = set(names.values()) | _require_factors(file, spec, folder)
-    if file.architecture != family.name or wanted != set(file.tensors):
-        odd = sorted(wanted ^ set(file.tensors)) or [file.architecture]
-        raise VerificationError(f"{folder / planned.name}: {odd[0]} is not as planned")
+    wanted = set(names.values()) | _require_factors(places, spec, folder)
+    if architecture != family.name or wanted != set(places):
+        odd = sorted(wanted ^ set(places)) or [architecture]
+        raise VerificationError(f"{folder / layout.files[0].name}: {odd[0]} is not as planned")
     progress.start("verifying", sum(math.prod(shape) for shape in expected.values()))
     worst = 0.0
     for name in expected:
@@ -152,14 +181,14 @@ def verify_gguf(
         before = before.T if spec.tensors[name].transposed else before
         if spec.tensors[name].role == "router.shared":
             before = before[0]
-        place = file.tensors[names[name]]
+        place = places[names[name]]
         if len(place.shape) == 3:
-            place = file.slice(place, int(name.split(".experts.")[1].split(".")[0]))
+            place = place.slice(int(name.split(".experts.")[1].split(".")[0]))
         if place.shape != before.shape:
             raise VerificationError(
                 f"{folder}: {names[name]} has shape {list(place.shape)}, not {list(before.shape)}"
             )
-        stored = file.array(place)
+        stored = place.array()
         stored = _in_order(stored, spec, name, family.name)
         rows = float_rows(stored) if place.kind in _FLOATS else _rows(stored, place)
         error = error_of(before, rows)
@@ -170,22 +199,22 @@ def verify_gguf(
         worst = max(worst, error)
         progress.advance(before.size)
     progress.finish()
-    encoded = sum(place.kind in _BLOCKS for place in file.tensors.values())
+    encoded = sum(place.kind in _BLOCKS for place in places.values())
     return [
-        Check("bytes as planned", "pass", f"{planned.size:,} bytes in {planned.name}"),
+        Check("bytes as planned", "pass", f"{layout.total_bytes:,} bytes in {len(layout.files)} file(s)"),
         Check("every tensor in its place", "pass", f"{encoded} tensors of blocks, no holes, no overlaps"),
         Check("no tensor missing or new", "pass", f"{len(expected)} tensors"),
         Check("decoded as recorded", "pass", f"largest relative error {worst:.4f}"),
     ]
 
 
-def _require_factors(file: _File, spec: ModelSpec, folder: Path) -> set[str]:
+def _require_factors(places: Mapping[str, _Place], spec: ModelSpec, folder: Path) -> set[str]:
     """Return the name of the divisors of rotary frequencies, if the model has them, once they are right."""
     scaling = dict(spec.config.get("rope_scaling") or {}) | dict(spec.config.get("rope_parameters") or {})
     name = "rope_freqs.weight"
-    if "llama3" not in (scaling.get("rope_type"), scaling.get("type")) or name not in file.tensors:
+    if "llama3" not in (scaling.get("rope_type"), scaling.get("type")) or name not in places:
         return {name} if "llama3" in (scaling.get("rope_type"), scaling.get("type")) else set()
-    found = file.array(file.tensors[name])
+    found = places[name].array()
     base = float(scaling.get("rope_theta") or spec.config.get("rope_theta") or 10000.0)
     context = float(scaling["original_max_position_embeddings"])
     low, high, factor = (float(scaling[f"{key}factor"]) for key in ("low_freq_", "high_freq_", ""))

@@ -1,4 +1,4 @@
-"""bitsandbytes' 4-bit layout; `reading/bitsandbytes.py` describes it."""
+"""bitsandbytes' layouts of 4 and 8 bits; `reading/bitsandbytes.py` describes them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.codecs import BlockwiseCodec, Codec, tables
+from steelyard.codecs import BlockwiseCodec, Codec, IntegerCodec, tables
 from steelyard.codecs.blockwise import NESTED_BLOCK
+from steelyard.errors import UserError
 from steelyard.formats.base import load_dtype
 from steelyard.formats.reading.bitsandbytes import STATE
 from steelyard.formats.writing.common import LinearFormat, only
@@ -22,12 +23,14 @@ _OFFSET_DIGITS = 32
 
 
 class BitsandbytesFormat(LinearFormat):
-    """NF4 and FP4, one kind for all."""
+    """NF4, FP4 and integers of 8 bits with a scale a row, one kind for all."""
 
     name = "bitsandbytes"
 
     def holds(self, spec: ModelSpec, codec: Codec, shape: tuple[int, int]) -> bool:
-        """Tell whether it is one of the library's two tables and block sizes."""
+        """Tell whether it is one of the library's two tables and block sizes, or its integers."""
+        if isinstance(codec, IntegerCodec):
+            return codec.bits == 8 and codec.group_size is None and codec.symmetric
         named = isinstance(codec, BlockwiseCodec) and codec.label.partition(" ")[0] in ("nf4", "fp4")
         return named and isinstance(codec, BlockwiseCodec) and codec.block in _BLOCKS
 
@@ -35,6 +38,8 @@ class BitsandbytesFormat(LinearFormat):
         self, spec: ModelSpec, codec: Codec, shape: tuple[int, int]
     ) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Return the codes, scales, tables and the description."""
+        if isinstance(codec, IntegerCodec):
+            return {"weight": ("I8", shape), "SCB": ("F32", (shape[0],)), "weight_format": ("U8", ())}
         assert isinstance(codec, BlockwiseCodec)
         parts = codec.parts(shape)
         blocks = parts["absmax"][1][0]
@@ -51,7 +56,18 @@ class BitsandbytesFormat(LinearFormat):
     def arrays(
         self, spec: ModelSpec, codec: Codec, parts: Mapping[str, np.ndarray], shape: tuple[int, int], where: str
     ) -> dict[str, np.ndarray]:
-        """Return the codes, scales, tables and the description."""
+        """Return the codes, scales, tables and the description.
+
+        Raises:
+            UserError: if a row's scale is SCB / 127 for no float32.
+        """
+        if isinstance(codec, IntegerCodec):
+            codes, scale, _ = codec.to_codes(parts, shape)
+            return {
+                "weight": np.ascontiguousarray(codes, dtype=np.int8),
+                "SCB": _largest(scale.astype(np.float32).reshape(-1), where),
+                "weight_format": np.zeros((), np.uint8),  # rows one after the other
+            }
         assert isinstance(codec, BlockwiseCodec)
         made = {
             "weight": parts["weight_packed"],
@@ -68,6 +84,14 @@ class BitsandbytesFormat(LinearFormat):
 
     def quantization(self, spec: ModelSpec, codecs: Mapping[str, Codec], plain: list[str]) -> dict[str, Any]:
         """Return the keys transformers writes."""
+        if only((isinstance(codec, IntegerCodec) for codec in codecs.values()), "number of bits", self.name):
+            return {
+                "quant_method": "bitsandbytes",
+                "load_in_4bit": False,
+                "load_in_8bit": True,
+                "llm_int8_threshold": 6.0,
+                "llm_int8_skip_modules": plain,
+            }
         chosen = [codec for codec in codecs.values() if isinstance(codec, BlockwiseCodec)]
         return {
             "quant_method": "bitsandbytes",
@@ -79,6 +103,29 @@ class BitsandbytesFormat(LinearFormat):
             "bnb_4bit_quant_storage": "uint8",
             "llm_int8_skip_modules": plain,
         }
+
+
+def _largest(scale: np.ndarray, where: str) -> np.ndarray:
+    """Return for every scale the float32 that divided by 127 is that scale, float32 [out].
+
+    A float32 lies between two that are so for some of the scales: about one in 128 is the quotient of none.
+
+    Raises:
+        UserError: if there is none for a row.
+    """
+    near = (scale.astype(np.float64) * 127).astype(np.float32)
+    found = np.full_like(near, np.nan)
+    for way in (-np.inf, np.inf, None):
+        tried = near if way is None else np.nextafter(near, np.float32(way))
+        fits = (tried.astype(np.float64) / 127).astype(np.float32) == scale
+        found[fits] = tried[fits]
+    if (missed := np.isnan(found)).any():
+        row = int(np.argmax(missed))
+        raise UserError(
+            f"{where}: the scale of row {row}, {scale[row]:g}, is a 127th of no float32, which bitsandbytes keeps; "
+            "--format steelyard and compressed-tensors keep it"
+        )
+    return found
 
 
 def _kind(codec: BlockwiseCodec) -> str:
