@@ -157,6 +157,7 @@ def convert(
     requantize: bool = False,
     type: str | None = None,
     mix: str | None = None,
+    max_shard_size: str | int | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
 ) -> Converted:
@@ -169,13 +170,23 @@ def convert(
         requantize: round anew what the format cannot hold as it is.
         type: for gguf, the type that every matrix becomes.
         mix: for gguf, the mix of llama.cpp's that the matrices become.
+        max_shard_size: begin a new file above this size; 5 GB if absent, and for gguf one file.
         resume: continue an interrupted run.
         progress: advanced by tensors.
     """
     from steelyard.budget.convert import convert_model
+    from steelyard.formats.container import shard_bytes
 
     return convert_model(
-        model, out, format, requantize=requantize, type=type, mix=mix, resume=resume, progress=progress
+        model,
+        out,
+        format,
+        requantize=requantize,
+        type=type,
+        mix=mix,
+        max_shard_size=shard_bytes(max_shard_size),
+        resume=resume,
+        progress=progress,
     )
 
 
