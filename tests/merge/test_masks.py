@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 from tests.merge.experts import write_experts
 
+from command_line import Steelyard
 from steelyard.edits.merge import registry
 from steelyard.edits.merge.base import Piece, Task
 from steelyard.edits.merge.masks.build import MaskOptions, build_store
@@ -137,3 +138,24 @@ def test_consensus_of_ties_leaves_out_of_the_trimmed_vector() -> None:
     merged = np.where(np.sign(kept) == elected, kept, 0).sum(0)
     votes = (np.abs(vectors) > 0.2 * np.abs(merged - vectors)).sum(0)
     np.testing.assert_allclose(found, values[0] + merged * (votes >= 2), rtol=1e-4, atol=1e-5)
+
+
+def test_stores_and_what_is_unpacked_are_verified(steelyard: Steelyard, tmp_path: Path) -> None:
+    base, experts = write_experts(tmp_path, count=2)
+    store, out = tmp_path / "store", tmp_path / "out"
+    named = [f"{task}={place}" for task, place in experts.items()]
+    assert steelyard("experts", "pack", base, *named, "--out", store).code == 0
+    assert steelyard("experts", "unpack", store, "task1", out).code == 0
+    for folder, verb in ((store, "pack"), (out, "unpack")):
+        record = json.loads((folder / "steelyard.json").read_text())
+        assert record["verb"] == verb
+        assert set(record["tensors"]) == set(load_file(folder / "model.safetensors"))
+        ended = steelyard("verify", folder)
+        assert ended.code == 0 and f"{len(record['tensors'])} tensors have their recorded hashes" in ended.out
+        data = bytearray((folder / "model.safetensors").read_bytes())
+        data[-1] ^= 1
+        (folder / "model.safetensors").write_bytes(data)
+        assert "has changed since it was written" in steelyard("verify", folder).err
+    assert (
+        "is made of several models: verify it without --against" in steelyard("verify", out, "--against", base).err
+    )

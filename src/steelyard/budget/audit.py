@@ -16,7 +16,7 @@ from steelyard.jobs import open_model
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import file_hash
 
-_OF_SEVERAL = ("merge", "stitch", "bridge", "pack")
+_OF_SEVERAL = ("merge", "stitch", "bridge", "pack", "unpack")
 """Verbs whose records have a hash for every tensor."""
 
 

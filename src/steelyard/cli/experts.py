@@ -217,15 +217,15 @@ def pack_command(
     **values: Any,
 ) -> None:
     """Keep EXPERTS of BASE as one merged task vector and a bit an entry each (TALL-masks)."""
+    from steelyard.budget.pack import pack_experts
     from steelyard.cli.console import progress, show_json
-    from steelyard.edits.merge.masks.build import build_store
     from steelyard.edits.merge.objective import Objective, read_texts
 
     evaluation = _evaluation(values)
     options = build(MaskOptions, values)
     places = _named(experts)
     judge = Objective(base, read_texts(data), evaluation).loss if data else None
-    result = build_store(base, places, out, options, judge, resume=resume, progress=progress())
+    result = pack_experts(base, places, out, options, judge, resume=resume, progress=progress())
     if as_json:
         show_json(result.to_dict())
         return
@@ -247,11 +247,10 @@ def pack_command(
 @click.option("--resume", is_flag=True, help="continue an interrupted run")
 def unpack_command(store: Path, task: str, out: Path, base: str | None, resume: bool) -> None:
     """Write the model of TASK from STORE as a folder OUT."""
+    from steelyard.budget.pack import unpack_expert
     from steelyard.cli.console import progress
-    from steelyard.edits.merge.masks.store import Store
 
-    with Store(store, base) as opened:
-        click.echo(f"wrote {opened.reconstruct(task, out, resume=resume, progress=progress())}")
+    click.echo(f"wrote {unpack_expert(store, task, out, base, resume=resume, progress=progress())}")
 
 
 @command.command("cluster")

@@ -32,6 +32,9 @@ from steelyard.weights import (
 
 _TYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
+Record = Callable[[Mapping[str, Any]], bytes]
+"""Returns the content of `steelyard.json` from its sections."""
+
 Objective = Callable[[str, Any], float]
 """Returns the loss of a candidate's weights on a task, the lower the better."""
 
@@ -127,6 +130,7 @@ def build_store(
     objective: Objective | None = None,
     *,
     resume: bool = False,
+    record: Record | None = None,
     progress: Progress = SILENT,
 ) -> StoreResult:
     """Write the store of some experts of one base.
@@ -138,6 +142,7 @@ def build_store(
         options: thresholds and types.
         objective: decides between thresholds; needed if there are several.
         resume: continue an interrupted run.
+        record: makes `steelyard.json` of its sections; without it none is written.
         progress: advanced by tensors.
 
     Raises:
@@ -174,7 +179,7 @@ def build_store(
             progress.finish()
             entries = sum(count(vectors.models, name) for name in vectors.names)
             share = {task: int(kept) / entries for task, kept in zip(vectors.tasks, total, strict=True)}
-            record = {
+            store = {
                 "tasks": list(vectors.tasks),
                 "thresholds": thresholds,
                 "kept": share,
@@ -182,7 +187,20 @@ def build_store(
                 "experts": {task: str(location) for task, location in experts.items()},
                 "outputs": writer.file_hashes(),
             }
-            writer.add_file(FILE_NAME, (json.dumps(record, indent=1) + "\n").encode())
+            writer.add_file(FILE_NAME, (json.dumps(store, indent=1) + "\n").encode())
+            if record is not None:
+                sections = {
+                    "verb": "pack",
+                    "request": options.model_dump(mode="json"),
+                    "plan": {key: store[key] for key in ("tasks", "thresholds", "kept")},
+                    "inputs": inputs,
+                    "outputs": writer.file_hashes(weights=False),
+                    "tensors": writer.tensor_hashes(),
+                    "bytes": {"files": {file.name: file.size for file in layout.files}},
+                    "errors": {},
+                    "losses": {task: {str(k): v for k, v in found.items()} for task, found in losses.items()},
+                }
+                writer.add_file("steelyard.json", record(sections))
             writer.finish()
         sizes = {label: _bytes(model) for label, model in vectors.models.inputs.items()}
     own = sizes.pop(BASE)

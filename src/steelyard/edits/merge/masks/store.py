@@ -7,10 +7,10 @@ A store holds for every float tensor of the base `NAME`, the merged task vector,
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -34,6 +34,8 @@ from steelyard.weights import (
 FILE_NAME = "masks.json"
 MASKS = ".masks"
 """Ends the name of a tensor's masks."""
+_NOT_OURS = ("steelyard.json", "report.html")
+"""Files of the base that speak of the base's weights alone."""
 BASE = "base"
 """What the base is called among the models."""
 
@@ -87,8 +89,23 @@ class Store:
 
         return Computed(self._models, compute)
 
-    def reconstruct(self, task: str, out: str | Path, *, resume: bool = False, progress: Progress = SILENT) -> Path:
+    def reconstruct(
+        self,
+        task: str,
+        out: str | Path,
+        *,
+        resume: bool = False,
+        record: Callable[[Mapping[str, Any]], bytes] | None = None,
+        progress: Progress = SILENT,
+    ) -> Path:
         """Write a task's model as a folder of the base's types and files; return its path.
+
+        Args:
+            task: its name.
+            out: the folder to make.
+            resume: continue an interrupted run.
+            record: makes `steelyard.json` of its sections; without it none is written.
+            progress: advanced by tensors.
 
         Raises:
             UserError: if there is no such task, or the output exists.
@@ -99,14 +116,28 @@ class Store:
         stored = [StoredTensor(name, self.base.dtype(name), self._models.shape(name)) for name in names]
         work = json.dumps([task, self._record["outputs"]])
         progress.start("unpacking", len(names), "tensors")
-        with FolderWriter(path, plan_layout(stored), resume=resume, plan_hash=bytes_hash(work.encode())) as writer:
+        layout = plan_layout(stored)
+        with FolderWriter(path, layout, resume=resume, plan_hash=bytes_hash(work.encode())) as writer:
             left = [tensor for tensor in stored if not writer.done(tensor.name)]
             made = stream_threads(lambda tensor: self._tensor(task, tensor), left)
             for tensor, values in zip(left, made, strict=True):
                 writer.write(tensor.name, values)
                 progress.advance(1)
             progress.finish()
-            writer.carry(self.base.checkpoint)
+            files = [name for name in self.base.checkpoint.other_files if name not in _NOT_OURS]
+            writer.carry(self.base.checkpoint, files)
+            if record is not None:
+                sections = {
+                    "verb": "unpack",
+                    "request": {"task": task},
+                    "plan": {"task": task, "threshold": self._record.get("thresholds", {}).get(task)},
+                    "inputs": {BASE: self._record["base"]["identity"], "store": bytes_hash(work.encode())},
+                    "outputs": writer.file_hashes(weights=False),
+                    "tensors": writer.tensor_hashes(),
+                    "bytes": {"files": {file.name: file.size for file in layout.files}},
+                    "errors": {},
+                }
+                writer.add_file("steelyard.json", record(sections))
             return writer.finish()
 
     def close(self) -> None:
