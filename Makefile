@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 TORCH := torch==2.13.0
 
-.PHONY: setup demo test test-llama check docs clean
+.PHONY: setup demo test test-llama test-ray check docs clean
 
 setup: $(VENV)/.ready
 
@@ -30,6 +30,16 @@ test: setup check
 test-llama: setup
 	@$(BIN)/python scripts/setup_llama.py
 	@$(BIN)/python -m pytest tests/llama
+
+# Merging on a cluster: a local one of two workers, in an environment of its own.
+test-ray: build/ray/.ready
+	@OMP_NUM_THREADS=1 build/ray/bin/python -m pytest tests/cluster
+
+build/ray/.ready: requirements/lock.txt pyproject.toml
+	@$(PYTHON) -m venv build/ray
+	@build/ray/bin/python -m pip install --quiet --disable-pip-version-check --constraint requirements/lock.txt \
+		pytest pytest-xdist safetensors --editable ".[ray]"
+	@touch $@
 
 check: setup
 	@$(BIN)/ruff check src tests benchmarks scripts

@@ -3,8 +3,8 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `merge`, `stitch`, `bridge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`,
-`grow`, `shed`, `switch`.
+Jobs: `fit`, `quantize`, `prepare`, `merge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`, `grow`, `shed`.
+With several models: `align`, `fuse`, `barrier`, `merge_lora`, `extract_lora`, `search_merge`, `learn_merge`, `soup`.
 Errors: `UserError` for what the caller can put right.
 """
 
@@ -16,9 +16,19 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import bridge, fit, measure, merge, nest, open, prepare, quantize, spec, stitch, weigh
+    from steelyard.api import fit, measure, merge, nest, open, prepare, quantize, spec, weigh
+    from steelyard.api_models import (
+        align,
+        barrier,
+        extract_lora,
+        fuse,
+        learn_merge,
+        merge_lora,
+        search_merge,
+        soup,
+    )
     from steelyard.errors import SteelyardError, UserError, VerificationError
-    from steelyard.loading import grow, load, shed, switch
+    from steelyard.loading import grow, load, shed
 
 __version__ = "0.1.0"
 
@@ -30,17 +40,22 @@ _HOMES = {
     "convert": "steelyard.api",
     "measure": "steelyard.api",
     "merge": "steelyard.api",
-    "stitch": "steelyard.api",
-    "bridge": "steelyard.api",
     "open": "steelyard.api",
     "spec": "steelyard.api",
     "weigh": "steelyard.api",
     "nest": "steelyard.api",
     "tune": "steelyard.api",
+    "align": "steelyard.api_models",
+    "barrier": "steelyard.api_models",
+    "extract_lora": "steelyard.api_models",
+    "fuse": "steelyard.api_models",
+    "learn_merge": "steelyard.api_models",
+    "merge_lora": "steelyard.api_models",
+    "search_merge": "steelyard.api_models",
+    "soup": "steelyard.api_models",
     "load": "steelyard.loading",
     "grow": "steelyard.loading",
     "shed": "steelyard.loading",
-    "switch": "steelyard.loading",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
     "VerificationError": "steelyard.errors",
@@ -51,21 +66,26 @@ __all__ = [
     "UserError",
     "VerificationError",
     "__version__",
-    "bridge",
+    "align",
+    "barrier",
     "convert",
+    "extract_lora",
     "fit",
+    "fuse",
     "grow",
+    "learn_merge",
     "load",
     "measure",
     "merge",
+    "merge_lora",
     "nest",
     "open",
     "prepare",
     "quantize",
+    "search_merge",
     "shed",
+    "soup",
     "spec",
-    "stitch",
-    "switch",
     "tune",
     "weigh",
 ]

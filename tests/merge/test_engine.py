@@ -10,7 +10,7 @@ import pytest
 
 from merge.siblings import config_of, rewrite, weights, wide, write_sibling
 from steelyard.budget.merge import merge_file
-from steelyard.edits.merge import engine, floats
+from steelyard.edits.merge import engine, floats, work
 from steelyard.edits.merge.options import MergeOptions
 from steelyard.errors import UserError, WeightError
 from steelyard.weights import FolderWriter
@@ -73,7 +73,7 @@ def test_threads_and_pieces_do_not_change_a_byte(
     linear: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, int]
 ) -> None:
     merge_file(linear, tmp_path / "first", MergeOptions())
-    monkeypatch.setattr(engine, "PIECE", 100)
+    monkeypatch.setattr(work, "PIECE", 100)
     monkeypatch.setattr(engine, "RUN", 300)
     merge_file(linear, tmp_path / "second", MergeOptions(**settings))
     first, second = image(tmp_path / "first"), image(tmp_path / "second")

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from steelyard.budget.dry_run import CannotPlan, DryRun
 from steelyard.budget.provenance import document, versions
-from steelyard.edits.merge.dialect import MergeRecipe
+from steelyard.budget.workspace import Workspace
+from steelyard.edits.merge.dialect import MergeRecipe, ModelReference
 from steelyard.edits.merge.dialect.reading import parse_recipes, read_recipes
-from steelyard.edits.merge.job import MergeResult, forecasts, merge_documents
+from steelyard.edits.merge.job import Check, MergeResult, forecasts, merge_documents
 from steelyard.edits.merge.options import MergeOptions, MergeStepOptions
+from steelyard.edits.merge.preflight import Forecast, identities
 from steelyard.errors import UserError, VerificationError
-from steelyard.formats.verify import Check
+from steelyard.formats.verify import Check as Checked
 from steelyard.progress import SILENT, Progress
-from steelyard.weights import Checkpoint, array_hash
+from steelyard.weights import Checkpoint, array_hash, check_output
+from steelyard.weights.delivery import Delivery, local_of, url_of
 from steelyard.yaml_document import read_text
+
+if TYPE_CHECKING:
+    from steelyard.edits.merge.moe import MoeRecipe
 
 MODEL = "model"
 """Stands in the merge of a step for the model that the step begins with."""
@@ -37,7 +45,7 @@ def merge_file(
 
     Args:
         recipe: the file, or the content of one as a mapping.
-        out: the folder to make.
+        out: the folder to make, or its fsspec URL.
         options: what is not in the file.
         places: folders that stand for names of models.
         resume: continue an interrupted run.
@@ -47,17 +55,43 @@ def merge_file(
         UserError: with everything that is wrong, before a byte is written; or for a value that is not finite.
     """
     options = options or MergeOptions()
-    if not isinstance(recipe, Mapping) and _is_mixture(Path(recipe)):
-        from steelyard.edits.merge.moe import merge_mixture, read_mixture
+    url = url_of(out)
+    if url is None:
+        return _merge_here(recipe, local_of(out), options, places or {}, resume, progress)
+    delivery = Delivery(url, options.stage, resume)
+    if delivery.made:
+        from steelyard.budget.merge_form import result_of
 
-        found = read_mixture(Path(recipe))
-        return [
-            merge_mixture(found, out, options, where=str(recipe), resume=resume, record=_record, progress=progress)
-        ]
-    recipes, where = _recipes(recipe)
-    return merge_documents(
-        recipes, out, options, where=where, places=places, resume=resume, record=_record, progress=progress
-    )
+        results = [result_of(delivery.folder)]
+    else:
+        results = _merge_here(recipe, delivery.folder, options, places or {}, resume, progress)
+    return [*results[:-1], replace(results[-1], out=delivery.send(progress))]
+
+
+def _merge_here(
+    recipe: str | Path | Mapping[str, Any],
+    out: Path,
+    options: MergeOptions,
+    places: Mapping[str, str],
+    resume: bool,
+    progress: Progress,
+) -> list[MergeResult]:
+    """Merge into a local folder, stored as asked."""
+    job = _job(recipe)
+    if not options.shaped:
+        return job.merge(out, options, places, resume, None, progress)
+    from steelyard.budget.merge_form import MERGED, check_form, result_of, write_form
+
+    path = check_output(out, None, resume)
+    request = {"recipe": job.text, "models": identities(job.references(), places)}
+    with Workspace(path.with_name(f"{path.name}.merge"), request, options, resume) as work:
+        merged = work.folder / MERGED
+        if merged.is_dir():
+            results = [result_of(merged)]
+        else:
+            check = partial(check_form, options=options)
+            results = job.merge(merged, options, places, resume, check, progress)
+        return [*results[:-1], write_form(results[-1], merged, path, options, resume, progress)]
 
 
 def forecast_file(recipe: str | Path, options: MergeOptions) -> list[dict[str, Any]]:
@@ -75,7 +109,7 @@ def forecast_file(recipe: str | Path, options: MergeOptions) -> list[dict[str, A
         found = forecast_mixture(read_mixture(path), options, where=str(recipe))
         sentence = f"{found['tensors']} tensors, {found['bytes']:,} bytes to write"
         return [{"name": "", "method": f"a mixture ({found['architecture']})", **found, "sentence": sentence}]
-    planned = forecasts(read_recipes(path), options, where=str(recipe))
+    planned = forecasts(read_recipes(path), options, where=str(recipe), check=_check(options))
     return [{**forecast.to_dict(), "sentence": forecast.sentence()} for forecast in planned]
 
 
@@ -116,7 +150,13 @@ def dry_run(
     recipes = _used(options.recipe)
     if before is not None or len(recipes) > 1:
         raise CannotPlan("it merges models that are not there yet")
-    (found,) = forecasts(recipes, options, where=options.recipe, places={MODEL: str(model)})
+    places = {MODEL: str(model)}
+    (found,) = forecasts(recipes, options, where=options.recipe, places=places, check=_check(options))
+    return dry_run_of(found, model)
+
+
+def dry_run_of(found: Forecast, model: str | Path) -> DryRun:
+    """Return a forecast as the plan of a step that begins with a model."""
     return DryRun(
         model=str(model),
         budget=found.nbytes,
@@ -131,7 +171,7 @@ def dry_run(
     )
 
 
-def audit_merge(folder: Path, sections: Mapping[str, Any]) -> Check:
+def audit_merge(folder: Path, sections: Mapping[str, Any]) -> Checked:
     """Compare every tensor of a merged folder with its recorded hash.
 
     Raises:
@@ -144,7 +184,15 @@ def audit_merge(folder: Path, sections: Mapping[str, Any]) -> Check:
         for name, digest in recorded.items():
             if array_hash(written.tensor(name)) != digest:
                 raise VerificationError(f"{folder}: {name} has changed since it was written")
-    return Check("tensors unchanged", "pass", f"{len(recorded)} tensors have their recorded hashes")
+    return Checked("tensors unchanged", "pass", f"{len(recorded)} tensors have their recorded hashes")
+
+
+def _check(options: MergeOptions) -> Check | None:
+    if not options.shaped:
+        return None
+    from steelyard.budget.merge_form import check_form
+
+    return partial(check_form, options=options)
 
 
 def _is_mixture(path: Path) -> bool:
@@ -160,10 +208,86 @@ def _record(sections: Mapping[str, Any]) -> bytes:
     return document(**sections, versions=versions())
 
 
-def _recipes(recipe: str | Path | Mapping[str, Any]) -> tuple[list[MergeRecipe], str]:
+@dataclass(frozen=True)
+class _Documents:
+    """The recipes of a file."""
+
+    recipes: list[MergeRecipe]
+    where: str
+
+    @property
+    def text(self) -> str:
+        return self.recipes[0].text
+
+    def references(self) -> list[ModelReference]:
+        names = {recipe.name for recipe in self.recipes}
+        found = [reference for recipe in self.recipes for reference in recipe.references()]
+        return [reference for reference in dict.fromkeys(found) if reference.path not in names]
+
+    def merge(
+        self,
+        out: Path,
+        options: MergeOptions,
+        places: Mapping[str, str],
+        resume: bool,
+        check: Check | None,
+        progress: Progress,
+    ) -> list[MergeResult]:
+        return merge_documents(
+            self.recipes,
+            out,
+            options,
+            where=self.where,
+            places=places,
+            resume=resume,
+            record=_record,
+            check=check,
+            progress=progress,
+        )
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """A recipe of mergekit-moe's."""
+
+    recipe: MoeRecipe
+    where: str
+
+    @property
+    def text(self) -> str:
+        return self.recipe.text
+
+    def references(self) -> list[ModelReference]:
+        return self.recipe.references()
+
+    def merge(
+        self,
+        out: Path,
+        options: MergeOptions,
+        places: Mapping[str, str],
+        resume: bool,
+        check: Check | None,
+        progress: Progress,
+    ) -> list[MergeResult]:
+        from steelyard.edits.merge.moe import merge_mixture
+
+        if options.engine != "threads":
+            raise UserError(f"{self.where}: mixtures of experts are made by threads; leave out --engine")
+        made = merge_mixture(
+            self.recipe, out, options, where=self.where, resume=resume, record=_record, progress=progress
+        )
+        return [made]
+
+
+def _job(recipe: str | Path | Mapping[str, Any]) -> _Documents | _Mixture:
     if isinstance(recipe, Mapping):
-        return parse_recipes(yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)), "recipe"
-    return read_recipes(Path(recipe)), str(recipe)
+        text = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True)
+        return _Documents(parse_recipes(text), "recipe")
+    if _is_mixture(Path(recipe)):
+        from steelyard.edits.merge.moe import read_mixture
+
+        return _Mixture(read_mixture(Path(recipe)), str(recipe))
+    return _Documents(read_recipes(Path(recipe)), str(recipe))
 
 
 def _used(recipe: str) -> list[MergeRecipe]:

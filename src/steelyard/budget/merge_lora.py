@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
-from steelyard.budget.merge import merge_file
-from steelyard.edits.merge.job import MergeResult
-from steelyard.edits.merge.options import MergeOptions
+from steelyard.budget.dry_run import DryRun
+from steelyard.budget.merge import dry_run_of, merge_file
+from steelyard.edits.merge.dialect.reading import parse_recipes
+from steelyard.edits.merge.job import MergeResult, forecasts
+from steelyard.edits.merge.options import MergeOptions, WritingOptions
 from steelyard.progress import SILENT, Progress
 
 
@@ -14,7 +18,7 @@ def merge_adapter(
     base: str | Path,
     adapter: str | Path,
     out: str | Path,
-    options: MergeOptions | None = None,
+    options: WritingOptions | None = None,
     *,
     resume: bool = False,
     progress: Progress = SILENT,
@@ -32,6 +36,21 @@ def merge_adapter(
     Raises:
         UserError: if the adapter is of another kind, or for another model.
     """
+    asked = MergeOptions() if options is None else MergeOptions(**options.model_dump(exclude_unset=True))
+    return merge_file(_recipe(base, adapter), out, asked, resume=resume, progress=progress)[0]
+
+
+def plan_adapter(base: str | Path, adapter: str | Path, options: WritingOptions) -> DryRun:
+    """Plan the merge of an adapter from headers.
+
+    Raises:
+        UserError: with everything that is wrong.
+    """
+    asked = MergeOptions(**options.model_dump())
+    (found,) = forecasts(parse_recipes(json.dumps(_recipe(base, adapter))), asked, where="recipe")
+    return dry_run_of(found, base)
+
+
+def _recipe(base: str | Path, adapter: str | Path) -> dict[str, Any]:
     model = {"model": {"path": str(base)}, "lora": {"path": str(adapter)}}
-    recipe = {"merge_method": "passthrough", "models": [{"model": model}]}
-    return merge_file(recipe, out, options, resume=resume, progress=progress)[0]
+    return {"merge_method": "passthrough", "models": [{"model": model}]}

@@ -13,16 +13,16 @@ from steelyard.units import format_size
 
 
 @click.command("fuse")
-@click.argument("first")
+@click.argument("model", metavar="FIRST")
 @click.argument("second")
 @add_options(FuseOptions)
 @folder_options
-def command(first: str, second: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+def command(model: str, second: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
     """Make one model of FIRST and SECOND, matched unit by unit; the result has the order of FIRST."""
     from steelyard.cli.console import progress, show_json
     from steelyard.edits.align.fuse import fuse_folder
 
-    result = fuse_folder(first, second, out, build(FuseOptions, values), resume=resume, progress=progress())
+    result = fuse_folder(model, second, out, build(FuseOptions, values), resume=resume, progress=progress())
     if as_json:
         show_json(result.to_dict())
         return

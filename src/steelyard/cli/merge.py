@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from steelyard.cli.mergekit_options import given, mergekit_options
 from steelyard.cli.options import add_options, build
 from steelyard.edits.merge.options import MergeOptions
 from steelyard.errors import UserError
@@ -15,9 +16,12 @@ from steelyard.units import format_size
 
 @click.command("merge")
 @click.argument("recipe", type=click.Path(path_type=Path))
-@click.argument("folder", required=False, metavar="[OUT]", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help="the folder to make, instead of OUT")
+@click.argument("folder", required=False, metavar="[OUT]")
+@click.option(
+    "--out", help="the folder to make, instead of OUT; an fsspec URL such as s3://bucket/model is one too"
+)
 @add_options(MergeOptions)
+@mergekit_options
 @click.option(
     "--tune",
     multiple=True,
@@ -31,8 +35,8 @@ from steelyard.units import format_size
 @click.option("--json", "as_json", is_flag=True, help="print plain JSON")
 def command(
     recipe: Path,
-    folder: Path | None,
-    out: Path | None,
+    folder: str | None,
+    out: str | None,
     resume: bool,
     dry_run: bool,
     as_json: bool,
@@ -45,6 +49,11 @@ def command(
     from steelyard.cli.console import show_json
     from steelyard.edits.merge.problems import PreflightError
 
+    values, notes = given({**values, "out": out})
+    out = values.pop("out")
+    if not as_json:
+        for note in notes:
+            click.echo(f"note: {note}")
     options = build(MergeOptions, values)
     try:
         if tune or data:
@@ -61,7 +70,7 @@ def command(
 
 def _tuned(
     recipe: Path,
-    out: Path,
+    out: str,
     ranges: tuple[str, ...],
     data: tuple[str, ...],
     evaluations: int,
@@ -74,14 +83,14 @@ def _tuned(
 
     if not ranges or not data:
         raise UserError("--tune says what is searched and --data on which text; give both")
-    tuned = out.with_name(out.name + ".yaml")
+    tuned = Path(f"{out.rpartition('/')[2] if '://' in out else out.rstrip('/')}.yaml")
     searched(
         recipe, ranges, data, tuned, {"evaluations": evaluations, "seed": seed}, resume, "" if quiet else "text"
     )
     return tuned
 
 
-def _target(folder: Path | None, out: Path | None) -> Path:
+def _target(folder: str | None, out: str | None) -> str:
     target = folder or out
     if target is None or (folder is not None and out is not None):
         raise click.UsageError("give the folder to make once, as OUT or with --out (or --dry-run to see the plan)")
@@ -104,7 +113,7 @@ def _forecast(recipe: Path, options: MergeOptions, as_json: bool) -> None:
         click.echo(f"{label}{forecast['sentence']}")
 
 
-def _merge(recipe: Path, out: Path, options: MergeOptions, resume: bool, as_json: bool) -> None:
+def _merge(recipe: Path, out: str, options: MergeOptions, resume: bool, as_json: bool) -> None:
     from steelyard.budget.merge import merge_file
     from steelyard.cli.console import progress, show_json
 

@@ -8,28 +8,26 @@ from typing import Any
 import click
 
 from steelyard.cli.options import add_options, build, folder_options
-from steelyard.edits.merge.options import MergeOptions
+from steelyard.edits.merge.options import WritingOptions
 from steelyard.units import format_size
-
-_OF_RECIPES = frozenset({"seed", "allow_crimes", "intermediate"})
 
 
 @click.command("merge-lora")
-@click.argument("base")
+@click.argument("model", metavar="BASE")
 @click.argument("adapter")
-@add_options(MergeOptions, skip=_OF_RECIPES)
+@add_options(WritingOptions)
 @folder_options
-def command(base: str, adapter: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
+def command(model: str, adapter: str, out: Path, resume: bool, as_json: bool, **values: Any) -> None:
     """Write BASE with the LoRA adapter ADAPTER in its weights, without loading either."""
     from steelyard.budget.merge_lora import merge_adapter
     from steelyard.cli.console import progress, show_json
 
-    options = build(MergeOptions, values)
-    result = merge_adapter(base, adapter, out, options, resume=resume, progress=progress())
+    options = build(WritingOptions, values)
+    result = merge_adapter(model, adapter, out, options, resume=resume, progress=progress())
     if as_json:
         show_json(result.to_dict())
         return
     click.echo(
         f"{result.out}: {result.nbytes:,} bytes ({format_size(result.nbytes)}), {result.tensors} tensors, "
-        f"{base} with {adapter}"
+        f"{model} with {adapter}"
     )

@@ -138,6 +138,25 @@ def plan_gguf(
     return {name: steps[name] for name in sorted(steps, key=natural_key)}
 
 
+def check_plain(spec: ModelSpec, target: Format) -> None:
+    """Check, by shapes alone, that a plain model has matrices that a format can hold as codes.
+
+    Args:
+        spec: the model.
+        target: not a container, nor plain itself.
+
+    Raises:
+        UserError: naming the first matrix, if there is none.
+    """
+    matrices = [name for name in spec.quantizable() if spec.tensors[name].kind == "linear"]
+    if not matrices or _new_codec(spec, target, dict.fromkeys(matrices)) is None:
+        name = next(iter(matrices), "")
+        shape = f", such as {name} {list(spec.tensors[name].matrix_shape)}" if name else ""
+        raise UserError(
+            f"{target.name} can hold none of the {len(matrices)} matrices of this model{shape}; choose another"
+        )
+
+
 def _refusal(target: str, refused: Mapping[str, Codec | None], otherwise: str) -> str:
     name, codec = next(iter(refused.items()))
     return (

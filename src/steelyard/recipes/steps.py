@@ -112,6 +112,38 @@ STEPS: dict[str, StepKind] = {
             "bridge_dry_run",
         ),
         StepKind(
+            "align",
+            "its units in the order of another model's",
+            "steelyard.budget.two_models",
+            "AlignStepOptions",
+            "align_step",
+            "plan_align",
+        ),
+        StepKind(
+            "fuse",
+            "one model of this and another that was trained apart",
+            "steelyard.budget.two_models",
+            "FuseStepOptions",
+            "fuse_step",
+            "plan_fuse",
+        ),
+        StepKind(
+            "merge-lora",
+            "an adapter put into its weights",
+            "steelyard.budget.two_models",
+            "MergeLoraOptions",
+            "merge_lora_step",
+            "plan_merge_lora",
+        ),
+        StepKind(
+            "extract-lora",
+            "what it has that its base has not, as an adapter",
+            "steelyard.budget.two_models",
+            "ExtractStepOptions",
+            "extract_lora_step",
+            "plan_extract_lora",
+        ),
+        StepKind(
             "nest", "every size in one file", "steelyard.budget.nest", "NestOptions", "nest_folder", "dry_run"
         ),
         StepKind(

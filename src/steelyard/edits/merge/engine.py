@@ -17,17 +17,13 @@ from typing import Any
 import numpy as np
 
 from steelyard.edits.merge import floats
-from steelyard.edits.merge.base import Merge, Piece
-from steelyard.edits.merge.inputs import InputModel, Reader
-from steelyard.edits.merge.pieces import cuts, merged_pieces
+from steelyard.edits.merge.inputs import InputModel
+from steelyard.edits.merge.pieces import merged_pieces
 from steelyard.edits.merge.plan import MergePlan, PlannedTensor
-from steelyard.errors import WeightError
+from steelyard.edits.merge.work import Place, Room, TensorWork, copied
 from steelyard.parallel import cpu_count, single_threaded_blas
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import FolderWriter
-
-PIECE = 1 << 16
-"""Entries of a piece: those of a few models stay in the processor's cache."""
 
 RUN = 1 << 20
 """Entries that a worker takes at a time."""
@@ -38,32 +34,22 @@ class _Open:
     """A tensor that is being merged.
 
     Attributes:
-        planned: what it is.
-        merge: the method, bound to it.
-        readers: of its rows.
-        columns: entries of one of its rows.
-        round: the pass it is in; the last one combines.
+        work: what it is and how it is merged.
         left: runs of this pass that are not done.
         observed: what was seen in this pass, by piece.
-        factors: of the models where it is their weighted sum.
     """
 
-    planned: PlannedTensor
-    merge: Merge
-    readers: tuple[Reader, ...]
-    columns: int
-    round: int = 0
+    work: TensorWork
     left: int = 0
     observed: dict[int, Any] = field(default_factory=dict)
-    factors: Sequence[float] | None = None
 
 
 @dataclass(frozen=True)
 class _Run:
-    """Pieces of an open tensor that one worker does in a row: numbers, first and past-the-last entries."""
+    """Pieces of an open tensor that one worker does in a row."""
 
     tensor: _Open
-    pieces: tuple[tuple[int, int, int], ...]
+    places: tuple[Place, ...]
 
 
 def merge_tensors(
@@ -86,7 +72,7 @@ def merge_tensors(
         UserError: naming model, tensor and place of a value that is not finite; or if the disk is full.
     """
     progress.start("merging", sum(tensor.nbytes for tensor in plan.tensors), "B")
-    with _blas_limits(plan):
+    with blas_limits(plan):
         _Engine(plan, models, writer, progress).run(workers or cpu_count())
     progress.finish()
 
@@ -113,7 +99,7 @@ def rehearse(plan: MergePlan, tensor: PlannedTensor, models: Sequence[InputModel
         floats.narrow(merged, tensor.dtype, out[start:stop])
 
 
-def _blas_limits(plan: MergePlan) -> AbstractContextManager[None]:
+def blas_limits(plan: MergePlan) -> AbstractContextManager[None]:
     """Return what keeps products of matrices in their threads; it takes a while to load where there are none."""
     first = next((tensor for tensor in plan.tensors if not tensor.copied), None)
     if first is None:
@@ -147,7 +133,7 @@ class _Engine:
             raise self._failure
 
     def _work(self) -> None:
-        room = _Room()
+        room = Room()
         while (task := self._next()) is not None:
             try:
                 if isinstance(task, _Run):
@@ -185,112 +171,51 @@ class _Engine:
     def _begin(self, planned: PlannedTensor) -> None:
         if self._writer.done(planned.name):
             self._advance(planned.nbytes)
-            return
-        readers = tuple(self._models[origin.model].reader(origin.tensor) for origin in planned.origins)
-        if planned.copied:
-            self._writer.write(planned.name, readers[0](0, planned.entries).reshape(planned.shape))
+        elif planned.copied:
+            self._writer.write(planned.name, copied(planned, self._models))
             self._end(planned)
-            return
-        merge = self._plan.method.function(planned.task(self._plan.models, self._plan.seed), planned.options)
-        columns = planned.shape[-1] if planned.shape else 1
-        tensor = _Open(planned, merge, readers, columns)
-        if planned.entries:
-            self._queue(tensor)
+        elif planned.entries:
+            self._queue(_Open(TensorWork(self._plan, planned, self._models)))
         else:
             self._writer.write(planned.name, np.empty(planned.shape, floats.numpy_type(planned.dtype)))
 
     def _queue(self, tensor: _Open) -> None:
         """Hand out the runs of a pass over a tensor."""
-        if tensor.round == tensor.merge.rounds:
-            factors = tensor.merge.coefficients()
-            tensor.factors = None if factors is None else [float(factor) for factor in factors]
-        grain = "entry" if tensor.factors is not None else tensor.merge.grain
-        places = cuts(tensor.planned.shape, grain, PIECE)
-        pieces = [(number, start, stop) for number, (start, stop) in enumerate(places)]
-        runs: list[_Run] = []
-        begin, entries = 0, 0
-        for number, start, stop in pieces:
-            entries += stop - start
-            if entries >= RUN or number == len(pieces) - 1:
-                runs.append(_Run(tensor, tuple(pieces[begin : number + 1])))
-                begin, entries = number + 1, 0
+        runs = [_Run(tensor, places) for places in in_runs(tensor.work.cuts(), RUN)]
         tensor.left = len(runs)
         with self._changed:
             # Open tensors are finished before others are begun.
             self._ready.extendleft(reversed(runs))
             self._changed.notify_all()
 
-    def _do(self, run: _Run, room: _Room) -> None:
-        tensor = run.tensor
-        if tensor.round == tensor.merge.rounds:
+    def _do(self, run: _Run, room: Room) -> None:
+        tensor, work = run.tensor, run.tensor.work
+        if work.combining:
             self._combine(run, room)
         else:
-            for number, start, stop in run.pieces:
-                values = self._read(tensor, start, stop, room)
-                tensor.observed[number] = tensor.merge.observe(tensor.round, Piece(start, values, tensor.columns))
+            for place in run.places:
+                tensor.observed[place[0]] = work.observe(place, room)
         with self._changed:
             tensor.left -= 1
             last = tensor.left == 0
         if not last:
             return
-        if tensor.round == tensor.merge.rounds:
-            self._end(tensor.planned)
+        if work.combining:
+            self._end(work.planned)
             return
-        observed = [tensor.observed[number] for number in sorted(tensor.observed)]
+        observed = [tensor.observed[start] for start in sorted(tensor.observed)]
         tensor.observed = {}
-        tensor.merge.conclude(tensor.round, observed)
-        tensor.round += 1
+        work.conclude(observed)
         self._queue(tensor)
 
-    def _combine(self, run: _Run, room: _Room) -> None:
-        tensor, planned = run.tensor, run.tensor.planned
-        first, last = run.pieces[0][1], run.pieces[-1][2]
+    def _combine(self, run: _Run, room: Room) -> None:
+        work, planned = run.tensor.work, run.tensor.work.planned
+        first, last = run.places[0][0], run.places[-1][1]
         out = room.array("out", last - first, floats.numpy_type(planned.dtype))
-        for _, start, stop in run.pieces:
-            if tensor.factors is None:
-                values = self._read(tensor, start, stop, room)
-                merged = tensor.merge.combine(Piece(start, values, tensor.columns))
-                right = True
-            else:
-                merged = room.array("sum", stop - start, np.dtype(np.float32))
-                right = True
-                for number, (reader, factor) in enumerate(zip(tensor.readers, tensor.factors, strict=True)):
-                    right &= floats.add(reader(start, stop), factor, number == 0, merged)
-            if not floats.narrow(merged, planned.dtype, out[start - first : stop - first]) or not right:
-                self._explain(tensor, start, stop, merged)
+        for start, stop in run.places:
+            work.combine((start, stop), room, out[start - first : stop - first])
         self._writer.write_entries(planned.name, first, out)
         self._advance(out.nbytes)
-
-    def _read(self, tensor: _Open, start: int, stop: int, room: _Room) -> np.ndarray:
-        """Return a piece of every model as float32 [models, entries]."""
-        count = len(tensor.readers)
-        values = room.array("models", count * (stop - start), np.dtype(np.float32)).reshape(count, stop - start)
-        for row, reader in enumerate(tensor.readers):
-            if not floats.widen(reader(start, stop), values[row]):
-                self._explain(tensor, start, stop, None)
-        return values
-
-    def _explain(self, tensor: _Open, start: int, stop: int, merged: np.ndarray | None) -> None:
-        """Name the value that is not finite.
-
-        Raises:
-            WeightError: always.
-        """
-        planned = tensor.planned
-        for origin, reader in zip(planned.origins, tensor.readers, strict=True):
-            source = reader(start, stop)
-            place = floats.first_not_finite(source)
-            if place is not None:
-                raise WeightError(
-                    f"{self._plan.models[origin.model]}: {origin.tensor} holds {float(source[place])} at "
-                    f"{_position(planned.shape, start + place)}; repair that model or take it out"
-                )
-        assert merged is not None
-        limit = float(np.abs(merged).max())
-        raise WeightError(
-            f"{planned.name}: the merged values reach {limit:g}, beyond {planned.dtype}; choose another out_dtype "
-            "or smaller weights"
-        )
 
     def _end(self, planned: PlannedTensor) -> None:
         for origin in planned.origins:
@@ -303,20 +228,11 @@ class _Engine:
             self._progress.advance(nbytes)
 
 
-class _Room:
-    """Arrays of one worker, used again and again."""
-
-    def __init__(self) -> None:
-        self._kept: dict[str, np.ndarray] = {}
-
-    def array(self, use: str, entries: int, dtype: np.dtype[Any]) -> np.ndarray:
-        """Return an array of that many entries, of any content; what it held before is gone."""
-        nbytes = entries * dtype.itemsize
-        kept = self._kept.get(use)
-        if kept is None or kept.nbytes < nbytes:
-            kept = self._kept[use] = np.empty(nbytes, np.uint8)
-        return kept[:nbytes].view(dtype)
-
-
-def _position(shape: tuple[int, ...], entry: int) -> list[int]:
-    return [int(index) for index in np.unravel_index(entry, shape)]
+def in_runs(places: Sequence[Place], entries: int) -> Iterator[tuple[Place, ...]]:
+    """Yield neighbouring pieces together, at least that many entries at a time but for the last."""
+    begin, held = 0, 0
+    for number, (start, stop) in enumerate(places):
+        held += stop - start
+        if held >= entries or number == len(places) - 1:
+            yield tuple(places[begin : number + 1])
+            begin, held = number + 1, 0

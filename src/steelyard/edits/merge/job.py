@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +15,13 @@ from steelyard.edits.merge.dialect import MergeRecipe
 from steelyard.edits.merge.engine import merge_tensors
 from steelyard.edits.merge.options import MergeOptions
 from steelyard.edits.merge.output import Record, add_files, record_of
-from steelyard.edits.merge.preflight import Forecast, forecast, prepare
+from steelyard.edits.merge.preflight import Forecast, Prepared, forecast, prepare
 from steelyard.errors import UserError
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import FolderWriter, check_output
+
+Check = Callable[[Prepared], None]
+"""Looks at a merge before a byte is written, and raises if nothing can come of it."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class MergeResult:
     """What `merge` made.
 
     Attributes:
-        out: the folder.
+        out: the folder; a URL as it was given.
         nbytes: bytes of its weight files.
         tensors: number of its tensors.
         method: name of the method.
@@ -32,7 +37,7 @@ class MergeResult:
         notes: sentences for people.
     """
 
-    out: Path
+    out: Path | str
     nbytes: int
     tensors: int
     method: str
@@ -60,6 +65,7 @@ def merge_recipe(
     where: str = "recipe",
     resume: bool = False,
     record: Record | None = None,
+    check: Check | None = None,
     progress: Progress = SILENT,
 ) -> MergeResult:
     """Carry out one recipe.
@@ -72,6 +78,7 @@ def merge_recipe(
         where: what errors call the recipe.
         resume: continue an interrupted run.
         record: returns the content of `steelyard.json` from what it should say; without it there is none.
+        check: looks at the merge before a byte is written, and raises if nothing can come of it.
         progress: advanced by bytes.
 
     Raises:
@@ -80,9 +87,17 @@ def merge_recipe(
     path = check_output(out, None, resume)
     with ExitStack() as stack:
         ready = prepare(recipe, options, stack, places=places, where=where, out=path)
+        if check is not None:
+            check(ready)
         plan, layout = ready.plan, ready.layout
         with FolderWriter(path, layout, resume=resume, plan_hash=plan.hash()) as writer:
-            merge_tensors(plan, ready.models, writer, progress, options.workers)
+            if options.engine == "ray":
+                from steelyard.edits.merge.cluster import Request, merge_on_ray
+
+                request = Request(recipe, options, dict(places or {}), where, os.getcwd())
+                merge_on_ray(ready, request, writer, progress)
+            else:
+                merge_tensors(plan, ready.models, writer, progress, options.workers)
             add_files(writer, ready)
             if record is not None:
                 writer.add_file("steelyard.json", record_of(writer, ready, options, record))
@@ -95,6 +110,7 @@ def forecasts(
     options: MergeOptions,
     where: str = "recipe",
     places: Mapping[str, str] | None = None,
+    check: Check | None = None,
 ) -> list[Forecast]:
     """Return what each recipe would take, without writing anything.
 
@@ -111,7 +127,10 @@ def forecasts(
         if any(reference.path in names for reference in recipe.references()):
             continue
         with ExitStack() as stack:
-            found.append(forecast(prepare(recipe, options, stack, places=places, where=where), options.workers))
+            ready = prepare(recipe, options, stack, places=places, where=where)
+            if check is not None and recipe is order[-1]:
+                check(ready)
+            found.append(forecast(ready, options.workers))
     return found
 
 
@@ -124,6 +143,7 @@ def merge_documents(
     places: Mapping[str, str] | None = None,
     resume: bool = False,
     record: Record | None = None,
+    check: Check | None = None,
     progress: Progress = SILENT,
 ) -> list[MergeResult]:
     """Carry out the recipes of a file, those that others are made of first.
@@ -145,6 +165,7 @@ def merge_documents(
                 where=where,
                 resume=resume,
                 record=record,
+                check=check,
                 progress=progress,
             )
         ]
@@ -156,7 +177,7 @@ def merge_documents(
     known = dict(places or {})
     results = []
     for recipe in order:
-        target = path if recipe is final else work / recipe.name
+        target = path if recipe is final else work / _folder(recipe.name)
         if recipe is final or not (resume and target.exists()):
             results.append(
                 merge_recipe(
@@ -167,6 +188,7 @@ def merge_documents(
                     where=f"{where}, document {recipe.name or 'without a name'}",
                     resume=resume,
                     record=record,
+                    check=check if recipe is final else None,
                     progress=progress,
                 )
             )
@@ -174,6 +196,11 @@ def merge_documents(
     if kept is None:
         shutil.rmtree(work, ignore_errors=True)
     return results
+
+
+def _folder(name: str) -> str:
+    """Return a folder's name for a document's, which may be a path."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "document"
 
 
 def in_order(recipes: Sequence[MergeRecipe]) -> list[MergeRecipe]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from steelyard.edits.merge.options import MergeOptions
+from steelyard.edits.merge.options import ASIDE, MergeOptions
 from steelyard.edits.merge.preflight import Prepared
 from steelyard.weights import FolderWriter
 
@@ -55,7 +55,7 @@ def card(ready: Prepared, name: str) -> str:
 def record_of(writer: FolderWriter, ready: Prepared, options: MergeOptions, record: Record) -> bytes:
     """Return `steelyard.json`: nothing in it depends on the clock, on threads or on where the result lies."""
     plan = ready.plan
-    asked = options.model_dump(mode="json", exclude={"workers", "intermediate", "hash_inputs"})
+    asked = options.model_dump(mode="json", exclude=set(ASIDE))
     return record(
         {
             "verb": "merge",

@@ -16,6 +16,7 @@ from steelyard.edits.merge.options import MergeOptions
 from steelyard.edits.merge.plan import MergePlan, PlannedTensor
 from steelyard.edits.merge.planning import build_plan
 from steelyard.edits.merge.problems import Problems
+from steelyard.edits.merge.work import PIECE
 from steelyard.errors import UserError
 from steelyard.parallel import cpu_count
 from steelyard.units import format_size, parse_size
@@ -161,7 +162,7 @@ def forecast(ready: Prepared, workers: int | None = None) -> Forecast:
         merge = plan.method.function(largest.task(plan.models, plan.seed), largest.options)
         passes = 1 + merge.rounds
         rows = max(len(tensor.origins) for tensor in merged)
-        piece = engine.PIECE if merge.grain == "entry" else max(engine.PIECE, largest.shape[-1])
+        piece = PIECE if merge.grain == "entry" else max(PIECE, largest.shape[-1])
         piece = largest.entries if merge.grain == "tensor" else piece
         held = sorted((_held(tensor, ready.models) for tensor in merged), reverse=True)
         memory = workers * (4 * piece * (rows + 2) + 4 * engine.RUN) + sum(held[: workers + 1])
@@ -197,6 +198,23 @@ def _stored(tensor: PlannedTensor, models: Sequence[InputModel]) -> int:
 
 def _held(tensor: PlannedTensor, models: Sequence[InputModel]) -> int:
     return sum(models[origin.model].resident(origin.tensor) for origin in tensor.origins)
+
+
+def identities(references: Iterable[ModelReference], places: Mapping[str, str]) -> dict[str, str]:
+    """Return a hash of each model that changes with it; names that `places` does not have must be models.
+
+    Raises:
+        UserError: if one is not there, or cannot be read.
+    """
+    opener = Opener(_adapt, places)
+    found = {}
+    for reference in references:
+        model = opener.open(reference)
+        try:
+            found[str(reference)] = model.identity()
+        finally:
+            model.close()
+    return found
 
 
 def _open(

@@ -17,8 +17,8 @@ DTYPES: Mapping[str, str] = {"bfloat16": "BF16", "float16": "F16", "float32": "F
 
 _BODIES = ("models", "slices", "modules")
 _KEYS = (
-    "name", "merge_method", "base_model", *_BODIES, "parameters", "dtype", "out_dtype", "tokenizer_source",
-    "tokenizer", "chat_template",
+    "name", "out_path", "merge_method", "base_model", *_BODIES, "parameters", "dtype", "out_dtype",
+    "tokenizer_source", "tokenizer", "chat_template",
 )  # fmt: skip
 _SLICE_KEYS = ("sources", "base_model", "parameters", "residual_weight")
 _SOURCE_KEYS = ("model", "layer_range", "parameters")
@@ -77,7 +77,7 @@ class _Reader:
         if tokenizer is not None and not isinstance(tokenizer, dict):
             raise self._document.error(("tokenizer",), "a mapping with source, tokens and pad_to_multiple_of")
         return MergeRecipe(
-            name=str(data.get("name") or ""),
+            name=str(data.get("name") or data.get("out_path") or ""),
             method=data["merge_method"],
             base=self._reference(data, ("base_model",)) if data.get("base_model") is not None else None,
             modules=self._modules(data, bodies[0]),

@@ -58,7 +58,8 @@ class MergeRecipe:
     """One merge.
 
     Attributes:
-        name: what later documents of the same file call the result; "" if it has none.
+        name: what later documents of the same file call the result (`name`, or `out_path` as mergekit-mega has it);
+            "" if it has none.
         method: name of the merge method.
         base: the base model; None without one.
         modules: by name; "" stands for all that no name claims, which is everything unless the recipe names any.

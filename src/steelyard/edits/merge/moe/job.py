@@ -21,7 +21,7 @@ from steelyard.edits.merge.moe.gates import degenerate_layers, make_gates
 from steelyard.edits.merge.moe.outputs import Output, choose_output, config_of
 from steelyard.edits.merge.moe.plan import Part, plan_parts
 from steelyard.edits.merge.moe.recipe import MoeRecipe, check
-from steelyard.edits.merge.options import MergeOptions
+from steelyard.edits.merge.options import ASIDE, MergeOptions
 from steelyard.edits.merge.output import RECIPE_FILE, Record
 from steelyard.edits.merge.problems import Problems
 from steelyard.errors import UserError, WeightError
@@ -220,7 +220,7 @@ def _sections(
     options: MergeOptions,
     notes: tuple[str, ...],
 ) -> Mapping[str, Any]:
-    asked = options.model_dump(mode="json", exclude={"workers", "intermediate", "hash_inputs"})
+    asked = options.model_dump(mode="json", exclude=set(ASIDE))
     return {
         "verb": "merge",
         "request": {"recipe": recipe.text, **asked},
