@@ -3,7 +3,8 @@
     import steelyard as sy
     sy.fit("path/to/model", size="4MiB", out="small")
 
-Jobs: `fit`, `quantize`, `prepare`, `merge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`, `grow`, `shed`.
+Jobs: `fit`, `quantize`, `prepare`, `merge`, `stitch`, `bridge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`,
+`grow`, `shed`, `switch`.
 With several models: `align`, `fuse`, `barrier`, `merge_lora`, `extract_lora`, `search_merge`, `learn_merge`, `soup`.
 Errors: `UserError` for what the caller can put right.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import fit, measure, merge, nest, open, prepare, quantize, spec, weigh
+    from steelyard.api import bridge, fit, measure, merge, nest, open, prepare, quantize, spec, stitch, weigh
     from steelyard.api_models import (
         align,
         barrier,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
         soup,
     )
     from steelyard.errors import SteelyardError, UserError, VerificationError
-    from steelyard.loading import grow, load, shed
+    from steelyard.loading import grow, load, shed, switch
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,8 @@ _HOMES = {
     "convert": "steelyard.api",
     "measure": "steelyard.api",
     "merge": "steelyard.api",
+    "stitch": "steelyard.api",
+    "bridge": "steelyard.api",
     "open": "steelyard.api",
     "spec": "steelyard.api",
     "weigh": "steelyard.api",
@@ -56,6 +59,7 @@ _HOMES = {
     "load": "steelyard.loading",
     "grow": "steelyard.loading",
     "shed": "steelyard.loading",
+    "switch": "steelyard.loading",
     "SteelyardError": "steelyard.errors",
     "UserError": "steelyard.errors",
     "VerificationError": "steelyard.errors",
@@ -68,6 +72,7 @@ __all__ = [
     "__version__",
     "align",
     "barrier",
+    "bridge",
     "convert",
     "extract_lora",
     "fit",
@@ -86,6 +91,8 @@ __all__ = [
     "shed",
     "soup",
     "spec",
+    "stitch",
+    "switch",
     "tune",
     "weigh",
 ]

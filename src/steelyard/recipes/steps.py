@@ -96,22 +96,6 @@ STEPS: dict[str, StepKind] = {
             "dry_run",
         ),
         StepKind(
-            "stitch",
-            "this model and another, joined by maps between their blocks",
-            "steelyard.budget.compose",
-            "StitchStepOptions",
-            "stitch_step",
-            "stitch_dry_run",
-        ),
-        StepKind(
-            "bridge",
-            "this model with trained bridges to another",
-            "steelyard.budget.compose",
-            "BridgeStepOptions",
-            "bridge_step",
-            "bridge_dry_run",
-        ),
-        StepKind(
             "align",
             "its units in the order of another model's",
             "steelyard.budget.two_models",
@@ -142,6 +126,22 @@ STEPS: dict[str, StepKind] = {
             "ExtractStepOptions",
             "extract_lora_step",
             "plan_extract_lora",
+        ),
+        StepKind(
+            "stitch",
+            "this model and another, joined by maps between their blocks",
+            "steelyard.budget.compose",
+            "StitchStepOptions",
+            "stitch_step",
+            "stitch_dry_run",
+        ),
+        StepKind(
+            "bridge",
+            "this model with trained bridges to another",
+            "steelyard.budget.compose",
+            "BridgeStepOptions",
+            "bridge_step",
+            "bridge_dry_run",
         ),
         StepKind(
             "nest", "every size in one file", "steelyard.budget.nest", "NestOptions", "nest_folder", "dry_run"
