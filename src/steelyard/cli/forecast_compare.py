@@ -10,6 +10,7 @@ from steelyard.cli.forecast_options import law_option, objective, objective_opti
 
 if TYPE_CHECKING:
     from steelyard.forecast.choosing import Comparison
+    from steelyard.forecast.runs import RunTable
 
 
 @click.command("compare")
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     "--holdout", type=float, default=0.25, help="share of runs, of most compute, held out  [default: 0.25]"
 )
 @click.option("--outer", type=float, default=0.0, help="share that no fit sees, for a last check  [default: 0]")
+@click.option("--approaches", "three", is_flag=True, help="N* ~ C^a by envelope, IsoFLOP minima and surface")
 @click.option("--starts", type=click.IntRange(1), default=32, help="fits begun for each  [default: 32]")
 def command(
     runs: str,
@@ -33,6 +35,7 @@ def command(
     plain: bool,
     holdout: float,
     outer: float,
+    three: bool,
     starts: int,
 ) -> None:
     """Fit several laws to the smaller of RUNS and hold the larger ones against each.
@@ -44,8 +47,12 @@ def command(
     from steelyard.forecast.job import comparison_data
 
     names = [] if law == "auto" else [name.strip() for name in law.split(",") if name.strip()]
+    table = read(runs, mapping, where)
+    if three:
+        _approaches(table, law, seed, as_json)
+        return
     found = compare(
-        read(runs, mapping, where),
+        table,
         names,
         objective(kind, delta, plain),
         holdout=holdout,
@@ -60,6 +67,48 @@ def command(
     for note in found.notes:
         click.echo(f"note: {note}")
     click.echo(f"next: steelyard forecast fit {runs} --law {found.best.law}")
+
+
+def _approaches(runs: RunTable, law: str, seed: int, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from steelyard.cli.console import show, show_json
+    from steelyard.forecast.approaches import approaches
+    from steelyard.forecast.job import plain
+
+    found = approaches(runs, law, seed=seed)
+    if as_json:
+        show_json([plain(asdict(answer)) for answer in found])
+        return
+    table = Table(title=f"{len(runs)} runs; compute-optimal N* = k C^a", title_justify="left")
+    for heading in ("approach", "a", "95 % interval", "N* at the largest C", "minima"):
+        table.add_column(heading, justify="left" if heading == "approach" else "right")
+    largest = float(runs.compute().max())
+    for answer in found:
+        name = f"{answer.approach}: {answer.name}"
+        if answer.refusal:
+            table.add_row(name, "refused")
+            continue
+        minima = f"{answer.used} of {len(answer.minima)}" if answer.minima else ""
+        table.add_row(
+            name,
+            f"{answer.exponent:.4f}",
+            f"{answer.low:.3f} … {answer.high:.3f}",
+            f"{answer.coefficient * largest**answer.exponent:.4g}",
+            minima,
+        )
+    show(table)
+    for answer in found:
+        if answer.refusal:
+            click.echo(f"approach {answer.approach} refused: {answer.refusal}")
+        refused: dict[str, int] = {}
+        for minimum in answer.minima:
+            if minimum.refusal:
+                refused[minimum.refusal] = refused.get(minimum.refusal, 0) + 1
+        for reason, count in refused.items():
+            click.echo(f"approach {answer.approach}: {count} budgets left out: {reason}")
 
 
 def show_comparison(found: Comparison) -> None:

@@ -100,15 +100,22 @@ def _named(tick: float, log: bool) -> str:
 def _draw(layer: Layer, x: Scale, y: Scale) -> list[Item]:
     places = [(x(a), y(b)) for a, b in zip(layer.x.tolist(), layer.y.tolist(), strict=True)]
     if layer.upper is not None:
-        tops = [y(value) for value in layer.upper.tolist()]
-        return [
-            Rect(a, min(high, low), b - a, abs(low - high), layer.tone, 0.16)
-            for (a, low), (b, _), high in zip(places, places[1:], tops, strict=False)
-        ]
+        return _band(np.array(places), np.array([y(value) for value in layer.upper.tolist()]), layer.tone)
     if layer.line:
         return [Line(tuple(places), layer.tone, 2.0, layer.dash)]
     titles = layer.titles or [""] * len(places)
     return [
         Marker(a, b, layer.tone, layer.shape, 5.0, title=title)
         for (a, b), title in zip(places, titles, strict=True)
+    ]
+
+
+def _band(lower: Array, upper: Array, tone: str) -> list[Item]:
+    """A band as columns two pixels wide."""
+    columns = np.arange(lower[0, 0], lower[-1, 0], 2.0)
+    low = np.interp(columns + 1.0, lower[:, 0], lower[:, 1])
+    high = np.interp(columns + 1.0, lower[:, 0], upper)
+    return [
+        Rect(float(x), float(min(a, b)), 2.0, float(abs(a - b)), tone, 0.2)
+        for x, a, b in zip(columns, low, high, strict=True)
     ]

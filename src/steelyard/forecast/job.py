@@ -314,3 +314,12 @@ def comparison_data(found: Comparison) -> dict[str, Any]:
 def number(value: float) -> float | None:
     """Return a number that JSON can hold; None for what is not finite."""
     return float(value) if math.isfinite(value) else None
+
+
+def plain(data: Any) -> Any:
+    """Return nested data as JSON can hold it."""
+    if isinstance(data, Mapping):
+        return {key: plain(value) for key, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value) for value in data]
+    return number(float(data)) if isinstance(data, (float, np.floating)) else data

@@ -146,6 +146,10 @@ class Law:
             raise UserError(f"law {self.name} has no parameter {name!r}; it has {', '.join(self.names)}")
         return self.names.index(name)
 
+    def positive(self, name: str) -> bool:
+        """Return whether a parameter's coordinate is a logarithm."""
+        return self.parameters[self.index(name)].positive
+
     def evaluate(self, coordinates: Array, columns: Any) -> tuple[Array, Sequence[Array]]:
         """Return losses and derivatives for coordinates [fits, parameters]."""
         values = SimpleNamespace(**{p.name: coordinates[:, i, None] for i, p in enumerate(self.parameters)})

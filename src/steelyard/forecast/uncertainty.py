@@ -55,12 +55,14 @@ class Profile:
         costs: objectives, all others fitted again.
         low: lower end of the 95 % interval of the coordinate; -inf where the profile never rises enough.
         high: upper end.
+        limit: the objective at the ends of the interval.
     """
 
     values: Array
     costs: Array
     low: float
     high: float
+    limit: float
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def profiles(found: Fit) -> dict[str, Profile]:
             np.array([cost for _, cost in [*down[::-1], middle, *up]]),
             _crossing(middle, down, limit, -np.inf),
             _crossing(middle, up, limit, np.inf),
+            limit,
         )
     return profiled
 

@@ -27,13 +27,19 @@ def scenes(report: FitReport, width: float = WIDE) -> dict[str, Scene]:
     """Return the figures of a fit by name."""
     found = {"loss": _losses(report, width), "residuals": _residuals(report, width)}
     for name, profile in report.profiles.items():
-        rise = (profile.costs - report.fit.value) / max(report.fit.value, 1e-300)
-        shown = np.isfinite(profile.values) & (rise < 1.0)
+        best = report.fit.value
+        shown = np.isfinite(profile.values) & (profile.costs - best <= 5 * (profile.limit - best))
         if shown.sum() > 2:
+            values = profile.values[shown]
+            ends = np.array([values[0], values[-1]])
+            limit = np.full(2, 100 * (profile.limit / best - 1))
             found[f"profile-{name}"] = plot(
-                [Layer(profile.values[shown], 100 * rise[shown], "accent", line=True)],
+                [
+                    Layer(ends, limit, "muted", "limit of the 95 % interval", line=True, dash=(5.0, 4.0)),
+                    Layer(values, 100 * (profile.costs[shown] / best - 1), "accent", line=True),
+                ],
                 f"Profile of {name}: how much worse the best fit is with it held",
-                f"coordinate of {name}",
+                f"{'logarithm of the term of ' if report.fit.law.positive(name) else ''}{name}",
                 "objective, % above the best",
                 width,
                 240.0,
@@ -89,7 +95,7 @@ def _losses(report: FitReport, width: float) -> Scene:
     compute, measured = report.table.compute(), report.fit.rows.measured
     layers = [Layer(compute, measured, "series-6", "runs")]
     if set(report.fit.law.columns) == {"N", "D"}:
-        budgets = np.geomspace(compute.min(), 10 * compute.max(), 40)
+        budgets = np.geomspace(compute.min(), 10 * compute.max(), 60)
         best = frontier(report.fit, budgets)
         drawn = frontier(report.fit, budgets, report.bootstrap.coordinates[:_DRAWN])
         low, high = np.nanpercentile(drawn.loss, (5, 95), axis=0)
