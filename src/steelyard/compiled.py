@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable
 from threading import Lock
 from typing import Any, TypeVar, cast
@@ -14,6 +16,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def inner(function: Function) -> Function:
     """Compile as part of the kernels that call it."""
     return cast(Function, numba.njit(nogil=True)(function))
+
+
+_SPARING = Lock()
 
 
 class Kernel:
@@ -39,6 +44,8 @@ class Kernel:
             return self._compiled
 
     def _compile(self) -> Callable[..., Any]:
+        _spare_scipy()
+
         def build(cache: bool) -> Callable[..., Any]:
             compiled = numba.njit(list(self._signatures), cache=cache, nogil=True)(self._function)
             return cast(Callable[..., Any], compiled)
@@ -47,6 +54,25 @@ class Kernel:
             return build(cache=True)
         except (RuntimeError, OSError):  # numba finds no folder for its cache, or cannot write there
             return build(cache=False)
+
+
+def _spare_scipy() -> None:
+    """Keep numba from importing `scipy.linalg` before its first kernel, which takes longer than most of the start.
+
+    It does so to know whether kernels may multiply matrices. They may: scipy is always installed with this package.
+    Those that do import it then.
+    """
+    from numba.np import linalg
+
+    with _SPARING:
+        if "numba.np.arraymath" in sys.modules:
+            return
+        check = linalg.ensure_blas
+        linalg.ensure_blas = lambda: None
+        try:
+            importlib.import_module("numba.np.arraymath")
+        finally:
+            linalg.ensure_blas = check
 
 
 def kernel(*signatures: Any) -> Callable[[Callable[..., Any]], Kernel]:

@@ -67,13 +67,17 @@ def stream_threads(
 
 
 @contextmanager
-def single_threaded_blas() -> Iterator[None]:
+def single_threaded_blas(compiled: bool = True) -> Iterator[None]:
     """Keep matrix products within the thread that asks for them, for work that has threads of its own.
+
+    Args:
+        compiled: whether compiled kernels may multiply too; their library takes a while to load.
 
     Threads of a product wait for each other by spinning: beside other work that costs many times the product, and
     the order of its sums then depends on the number of processors. Applies to numpy and scipy, not to torch.
     """
-    import scipy.linalg  # noqa: F401  (loads the library that compiled kernels multiply with)
+    if compiled:
+        import scipy.linalg  # noqa: F401  (loads the library that compiled kernels multiply with)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(limits=1, user_api="blas"):

@@ -19,7 +19,6 @@ from steelyard.edits.merge.job import Check, MergeResult, forecasts, merge_docum
 from steelyard.edits.merge.options import MergeOptions, MergeStepOptions
 from steelyard.edits.merge.preflight import Forecast, identities
 from steelyard.errors import UserError, VerificationError
-from steelyard.formats.verify import Check as Checked
 from steelyard.progress import SILENT, Progress
 from steelyard.weights import Checkpoint, array_hash, check_output
 from steelyard.weights.delivery import Delivery, local_of, url_of
@@ -27,6 +26,7 @@ from steelyard.yaml_document import read_text
 
 if TYPE_CHECKING:
     from steelyard.edits.merge.moe import MoeRecipe
+    from steelyard.formats.verify import Check as Checked
 
 MODEL = "model"
 """Stands in the merge of a step for the model that the step begins with."""
@@ -177,6 +177,8 @@ def audit_merge(folder: Path, sections: Mapping[str, Any]) -> Checked:
     Raises:
         VerificationError: naming the tensor that has changed, is missing or is new.
     """
+    from steelyard.formats.verify import Check as Checked
+
     recorded = sections["tensors"]
     with Checkpoint.open(folder) as written:
         for name in sorted(set(recorded) ^ set(written.names)):

@@ -130,7 +130,7 @@ def _fit(merged: Path, out: Path, options: MergeOptions, resume: bool, progress:
         "bits": options.bits,
         "format": options.format,
         "seed": options.seed,
-        "max_shard_size": options.max_shard_size,
+        "max_shard_size": options.max_shard_size if "max_shard_size" in options.model_fields_set else None,
     }
     made = fit_folder(merged, out, validate(FitOptions, values), resume=resume, progress=progress)
     return made.nbytes, f"fitted to {made.report.request.asked}; see report.html"

@@ -86,7 +86,7 @@ class Worker:
                 "a node of the cluster reads other models under the same names; put them on storage that all nodes "
                 "share, or give URLs"
             )
-        self._stack.enter_context(blas_limits(ready.plan))
+        self._stack.enter_context(blas_limits(ready.plan, ready.models))
         self._ready = ready
 
     def merge(self, unit: Unit) -> np.ndarray:

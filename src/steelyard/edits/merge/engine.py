@@ -72,7 +72,7 @@ def merge_tensors(
         UserError: naming model, tensor and place of a value that is not finite; or if the disk is full.
     """
     progress.start("merging", sum(tensor.nbytes for tensor in plan.tensors), "B")
-    with blas_limits(plan):
+    with blas_limits(plan, models):
         _Engine(plan, models, writer, progress).run(workers or cpu_count())
     progress.finish()
 
@@ -99,13 +99,17 @@ def rehearse(plan: MergePlan, tensor: PlannedTensor, models: Sequence[InputModel
         floats.narrow(merged, tensor.dtype, out[start:stop])
 
 
-def blas_limits(plan: MergePlan) -> AbstractContextManager[None]:
+def blas_limits(plan: MergePlan, models: Sequence[InputModel]) -> AbstractContextManager[None]:
     """Return what keeps products of matrices in their threads; it takes a while to load where there are none."""
     first = next((tensor for tensor in plan.tensors if not tensor.copied), None)
     if first is None:
         return nullcontext()
     merge = plan.method.function(first.task(plan.models, plan.seed), first.options)
-    return nullcontext() if merge.rounds == 0 and merge.coefficients() is not None else single_threaded_blas()
+    decodes = any(models[origin.model].resident(origin.tensor) for t in plan.tensors for origin in t.origins)
+    if merge.rounds == 0 and merge.coefficients() is not None and not decodes:
+        return nullcontext()
+    # Codecs may multiply in compiled kernels; methods multiply in numpy alone.
+    return single_threaded_blas(compiled=decodes)
 
 
 class _Engine:
