@@ -29,7 +29,7 @@ def windows(count: int, seed: int) -> TokenSet:
     draw = np.random.default_rng(seed)
     tokens = draw.integers(3, CONFIG["vocab_size"], (count, LENGTH + 1))
     made = tuple(Window(n, row[:-1].copy(), row[1:].copy(), None) for n, row in enumerate(tokens))
-    return TokenSet(("text",), made, "drawn")
+    return TokenSet(("text",), made, "drawn", ("text",))
 
 
 @pytest.fixture(scope="module")

@@ -104,7 +104,7 @@ def test_what_enters_the_time_steps_is_gathered(model: Any, tmp_path: Path) -> N
     tokens = np.random.default_rng(0).integers(0, 60, (4, 12))
     windows = tuple(Window(i, row, np.append(row[1:], IGNORED), None) for i, row in enumerate(tokens))
     opened = open_model(folder)
-    data = TokenSet(("a", "b", "c", "d"), windows, "drawn")
+    data = TokenSet(tuple("abcd"), windows, "drawn", tuple("abcd"))
     found = collect(opened, data, tmp_path / "statistics.safetensors", CalibrationOptions(batch_tokens=24))
     seen = []
     handle = model.backbone.layers[0].mixer.x_proj.register_forward_hook(

@@ -106,7 +106,7 @@ def test_measurement_survives_json() -> None:
     import json
 
     windows = tuple(Window(i // 2, np.arange(4), np.arange(4), 9 if i else None) for i in range(6))
-    data = TokenSet(("a", "b", "c"), windows, "letters")
+    data = TokenSet(tuple("abc"), windows, "letters", tuple("abc"))
     draw = np.random.default_rng(4)
     sums = {name: draw.random(6) for name in ("loss", "base_loss", "kl", "agreement", "flips")}
     sums["tokens"] = np.full(6, 4.0)
@@ -125,6 +125,6 @@ def test_measurement_survives_json() -> None:
 def test_one_document_is_resampled_by_windows() -> None:
     windows = tuple(Window(0, np.arange(4), np.arange(4), None) for _ in range(6))
     sums = {"loss": np.arange(6.0), "tokens": np.full(6, 4.0)}
-    measured = language_measurement(sums, TokenSet(("a",), windows, "a"), "m", None, "causal", 0)
+    measured = language_measurement(sums, TokenSet(("a",), windows, "a", ("a",)), "m", None, "causal", 0)
     assert measured.resampled == "windows" and measured.bits_per_byte is None and measured.kl is None
     assert measured.loss is not None and measured.loss.low < measured.loss.value < measured.loss.high

@@ -21,7 +21,7 @@ def windows(seed: int = 0, vocabulary: int = 64) -> TokenSet:
     """Four windows of drawn tokens."""
     draw = np.random.default_rng(seed)
     tokens = draw.integers(0, vocabulary, (4, 13))
-    return TokenSet(("d",), tuple(Window(0, row[:-1], row[1:], None) for row in tokens), "drawn")
+    return TokenSet(("d",), tuple(Window(0, row[:-1], row[1:], None) for row in tokens), "drawn", ("d",))
 
 
 def opened(stack: ExitStack, base: Path, experts: dict[str, str]) -> tuple[StoredModel, dict[str, StoredModel]]:

@@ -11,10 +11,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.errors import UserError
+from steelyard.measure.rare_tokens import information_shares
 from steelyard.measure.statistics_file import open_statistics
 from steelyard.weights import Checkpoint
 
-FILE_VERSION = 2
+FILE_VERSION = 3
 
 
 class CalibrationOptions(BaseModel):
@@ -168,23 +169,20 @@ class Calibration:
         """Return how often an embedding's rows were looked up, [vocabulary] int32."""
         return self._arrays.tensor(f"token_counts.{name}")
 
+    def token_sources(self, name: str) -> np.ndarray:
+        """Return in how many texts, or files of texts, each of an embedding's rows was looked up, int32."""
+        return self._arrays.tensor(f"token_sources.{name}")
+
+    def token_information(self, name: str) -> np.ndarray:
+        """Return the Fisher information of each of an embedding's rows, summed over its uses, float32."""
+        return self._arrays.tensor(f"token_fisher.{name}")
+
     def token_shares(self, name: str) -> np.ndarray:
         """Return how much of an embedding's Fisher information lies in each row: [vocabulary] float32, sum 1.
 
-        A token's share is its smoothed frequency times its Fisher information per use. Both are shrunk, because
-        most tokens are rare: unseen tokens get, evenly, the probability of tokens seen once (Good & Turing), and
-        the information per use is averaged with four uses at the mean.
+        It is what texts other than these are to be expected to hold, see `information_shares`.
         """
-        counts = self.token_counts(name).astype(np.float64)
-        information = self._arrays.tensor(f"token_fisher.{name}").astype(np.float64)
-        once = max(int((counts == 1).sum()), 1)
-        extra = once / len(counts)
-        frequency = (counts + extra) / (counts.sum() + once)
-        mean = information.sum() / max(counts.sum(), 1)
-        per_use = (information + 4 * mean) / (counts + 4)
-        shares = frequency * per_use
-        total = shares.sum()
-        return np.asarray(shares / total if total > 0 else frequency, dtype=np.float32)
+        return information_shares(self.token_counts(name), self.token_sources(name), self.token_information(name))
 
     def close(self) -> None:
         """Let go of the file."""

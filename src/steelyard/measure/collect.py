@@ -25,6 +25,9 @@ from steelyard.progress import SILENT, Progress
 if TYPE_CHECKING:
     import torch
 
+# Of fewer, leaving one out says little of texts to come.
+_FEWEST_SOURCES = 8
+
 _UNITS = {
     "causal": "KL divergence in nats per token",
     "masked": "KL divergence in nats per token",
@@ -204,6 +207,7 @@ class _Run:
         self.writer.add(f"embedding_gradient.{name}", (per_channel / self.units).astype(np.float32))
         self.writer.add(f"token_fisher.{name}", (per_token / self.units).astype(np.float32))
         self.writer.add(f"token_counts.{name}", counts.astype(np.int32))
+        self.writer.add(f"token_sources.{name}", _sources_of(self.data, len(counts)))
         self.fisher[f"{name} (embedding)"] = float(per_channel.sum() / self.units)
         return [name]
 
@@ -252,6 +256,20 @@ def _linear_maps(runner: BlockRunner, parameters: Sequence[str]) -> Mapping[str,
         if leaf == "weight" and isinstance(module, nn.Linear | Conv1D):
             found[runner.skeleton.stored[parameter]] = module
     return found
+
+
+def _sources_of(data: TokenSet, vocabulary: int) -> np.ndarray:
+    """Return in how many sources each token is, [vocabulary] int32; of few sources, how many windows."""
+    numbers = {source: number for number, source in enumerate(sorted(set(data.sources)))}
+    of_window = [numbers[data.sources[window.document]] for window in data.windows]
+    if len(numbers) < _FEWEST_SOURCES:
+        of_window = list(range(len(data.windows)))
+    pairs = [
+        np.stack([np.full(len(window.inputs), number), window.inputs], axis=1)
+        for number, window in zip(of_window, data.windows, strict=True)
+    ]
+    distinct = np.unique(np.concatenate(pairs), axis=0)
+    return np.bincount(distinct[:, 1], minlength=vocabulary).astype(np.int32)
 
 
 def _add_lookups(

@@ -137,5 +137,5 @@ def _prose(files: Sequence[corpus.SourceFile]) -> tuple[Document, ...]:
             if len(text) >= _SHORTEST_DOCSTRING:
                 line = getattr(node, "lineno", 1)
                 # The same docstring is copied between modules; once is enough.
-                documents.setdefault(text, Document(f"{file.name}:{line}", text))
+                documents.setdefault(text, Document(f"{file.name}:{line}", text, source=file.name))
     return tuple(documents.values())

@@ -30,11 +30,13 @@ class Document:
         name: where it comes from; unique within a corpus.
         text: its text, None for a token file.
         tokens: its tokens [n] int64, None for a text.
+        source: what it was cut from where others were too, such as the file of a docstring; they share their words.
     """
 
     name: str
     text: str | None = None
     tokens: np.ndarray | None = None
+    source: str | None = None
 
     def is_empty(self) -> bool:
         """Tell whether there is nothing in it."""

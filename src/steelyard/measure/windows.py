@@ -71,11 +71,13 @@ class TokenSet:
         names: of the documents.
         windows: in the order they were chosen.
         description: in words, what the texts are.
+        sources: what each document was cut from: its own name, unless several are of one source.
     """
 
     names: tuple[str, ...]
     windows: tuple[Window, ...]
     description: str
+    sources: tuple[str, ...]
 
     @property
     def tokens(self) -> int:
@@ -87,6 +89,7 @@ class TokenSet:
         about = {
             "names": list(self.names),
             "description": self.description,
+            "sources": list(self.sources),
             "documents": [window.document for window in self.windows],
             "bytes": [window.nbytes for window in self.windows],
             "lengths": [len(window.inputs) for window in self.windows],
@@ -103,7 +106,8 @@ class TokenSet:
             cuts = np.cumsum(about["lengths"])[:-1]
             inputs, labels = (np.split(saved[name], cuts) for name in ("inputs", "labels"))
         parts = zip(about["documents"], inputs, labels, about["bytes"], strict=True)
-        return cls(tuple(about["names"]), tuple(Window(*part) for part in parts), about["description"])
+        windows = tuple(Window(*part) for part in parts)
+        return cls(tuple(about["names"]), windows, about["description"], tuple(about["sources"]))
 
     def identity(self) -> str:
         """Hash of the tokens, in order."""
@@ -184,8 +188,9 @@ def cut(
     chosen = chosen[:sequences]
     if not chosen:
         raise UserError(f"no tokens in {corpus.description}; pass more text")
-    names = tuple(corpus.documents[index].name for index in order[: len(per_document)])
-    return TokenSet(names, tuple(chosen), corpus.description)
+    used = [corpus.documents[index] for index in order[: len(per_document)]]
+    names, sources = (tuple(of) for of in zip(*((d.name, d.source or d.name) for d in used), strict=True))
+    return TokenSet(names, tuple(chosen), corpus.description, sources)
 
 
 def _draw(seed: int, name: str) -> bytes:

@@ -10,7 +10,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -217,12 +217,10 @@ def batch_at(data: TokenSet, step: int, settings: Settings) -> Batch:
         step: from 0.
         settings: of the run.
     """
-    from steelyard.measure.windows import TokenSet
-
     count = min(settings.batch, len(data.windows))
     epoch, place = divmod(step, len(data.windows) // count)
     order = generator(settings.seed, f"tune epoch {epoch}").permutation(len(data.windows))
     chosen: Sequence[int] = order[place * count : (place + 1) * count].tolist()
     windows = tuple(data.windows[number] for number in chosen)
     longest = max(len(window.inputs) for window in windows)
-    return TokenSet(data.names, windows, data.description).batches(count * longest)[0]
+    return replace(data, windows=windows).batches(count * longest)[0]
