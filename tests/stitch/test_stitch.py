@@ -187,3 +187,20 @@ def test_models_that_do_not_fit(steelyard: Steelyard, small: Path, large: Path, 
     assert "'x' is no joint" in refused(small, large, at="x")
     with pytest.raises(sy.UserError, match="only models of steelyard stitch"):
         sy.switch(sy.load(small), at="first")
+
+
+def test_training_moves_the_maps_alone_and_helps(
+    stitched: Path, small: Path, large: Path, tokens: Path, tmp_path: Path
+) -> None:
+    options = {"data": str(tokens), "sequences": 8, "eval_sequences": 4, "sequence_length": 32}
+    result = sy.stitch(small, large, out=tmp_path / "out", **options, steps=12, batch=4, learning_rate=0.003)
+    before = {
+        way["at"]: way["loss"] for way in json.loads((stitched / "steelyard.json").read_text())["plan"]["ways"]
+    }
+    after = {way.name: way.loss for way in result.ways}
+    assert {way for way in before if after[way] == before[way]} == {"first", "second"}
+    assert all(after[way] < before[way] for way in ("1:1", "2:2"))
+    with sy.open(stitched) as old, sy.open(tmp_path / "out") as new:
+        moved = {name for name in new.names if not np.array_equal(old.tensor(name), new.tensor(name))}
+    places = [sy.load(stitched).composition.place("stitch", number) for number in (0, 1)]
+    assert moved == {f"layers.{place}.{part}" for place in places for part in ("weight", "bias")}

@@ -16,6 +16,9 @@ class JoinOptions(BaseModel):
     data: str | None = Field(None, description="text to fit and measure with, as for fit; a quarter is held out")
     sequences: int = Field(64, ge=1, description="windows of text to fit on")
     sequence_length: int = Field(256, ge=8, description="tokens in a window")
+    batch: int = Field(8, ge=1, description="windows in a step of training")
+    learning_rate: float = Field(1e-3, gt=0, description="greatest, of AdamW")
+    warmup: int = Field(10, ge=0, description="steps over which it rises; it falls to zero with a cosine")
     eval_sequences: int = Field(64, ge=1, description="windows to measure on")
     max_shard_size: str | int = Field("5GB", description="begin a new file above this size")
     seed: int = Field(0, description="seed of everything drawn")
@@ -40,6 +43,7 @@ class StitchOptions(JoinOptions):
     """How two models are stitched together."""
 
     window: int = Field(2, ge=1, description="models of one depth: blocks among which all are joined with all")
+    steps: int = Field(0, ge=0, description="steps of training the maps, in each another stitch; both models stay")
     flops: float | None = Field(
         None, gt=0, description="run the best way of at most so many operations a token, instead of the best stitch"
     )
@@ -57,9 +61,6 @@ class BridgeOptions(JoinOptions):
     bridges: int = Field(2, ge=1, description="how many, spread over both models, where --at names none")
     heads: int | None = Field(None, ge=1, description="of attention in a bridge; as many as the anchor's if absent")
     steps: int = Field(200, ge=0, description="steps of training; 0 leaves the anchor as it is")
-    batch: int = Field(8, ge=1, description="windows in a step")
-    learning_rate: float = Field(1e-3, gt=0, description="greatest, of AdamW")
-    warmup: int = Field(10, ge=0, description="steps over which it rises; it falls to zero with a cosine")
 
 
 class BridgeStepOptions(BridgeOptions):

@@ -35,7 +35,8 @@ class StitchResult:
         nbytes: of its weight files.
         ways: the parents and every stitch, with operations a token and measured loss, cheapest first.
         way: which of them is run.
-        missed: by stitch, the share of the entered states' power that its map misses on the text it was fitted on.
+        missed: by stitch, the share of the entered states' power that its map misses on the text it was fitted on,
+            before any training.
         tokens: length of the prompt that operations are counted for.
         data: in words, the text that was measured on.
     """
@@ -109,8 +110,8 @@ def stitch_folders(
     Raises:
         UserError: if the models do not fit each other, there is no such joint, or no text.
 
-    Source: Pan et al. 2023, arXiv 2302.06586. Each stitch has a map of its own; the paper's joint training of the
-        anchors and their stitches is not done.
+    Source: Pan et al. 2023, arXiv 2302.06586. Each stitch has a map of its own; where the paper trains the anchors
+        along with their stitches, here they stay as they are.
     """
     options = options or StitchOptions()
     with open_parents(first, second) as parents:
@@ -122,6 +123,12 @@ def stitch_folders(
         fitted_on, measured_on = windows(model, options, longest, progress)
         fitted = fit(parents, composition.joints, fitted_on, progress)
         made = Composed(parents, composition, _tensors(composition, fitted))
+        history: list[float] = []
+        if options.steps:
+            from steelyard.edits.stitch.training import train
+
+            trained, history = train(made, fitted_on, options, progress)
+            made = Composed(parents, composition, trained)
         composition = _measured(made, measured_on, options, progress)
         stitched = [way for way in composition.ways if way.name not in PARENTS]
         best = min(stitched, key=lambda way: (np.inf if way.loss is None else way.loss, way.flops)).name
@@ -130,6 +137,7 @@ def stitch_folders(
         missed = {joint_name(j): one.missed for j, one in zip(composition.joints, fitted, strict=True)}
         notes = {
             "missed": missed,
+            "history": history,
             "fitted_on": fitted_on.description,
             "measured_on": measured_on.description,
         }

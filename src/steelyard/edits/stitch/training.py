@@ -1,4 +1,4 @@
-"""Training bridges between two frozen models."""
+"""Training what joins two frozen models: bridges, or the maps of stitches."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from steelyard.edits.stitch.options import BridgeOptions
+from steelyard.edits.stitch.options import BridgeOptions, StitchOptions
 from steelyard.edits.stitch.parents import Composed
 from steelyard.errors import UserError
-from steelyard.formats.native.composition import Composition
+from steelyard.formats.native.composition import Composition, joint_name
 from steelyard.progress import SILENT, Progress
 from steelyard.seeds import generator
 
@@ -40,7 +40,7 @@ def untrained(composition: Composition, seed: int) -> dict[str, np.ndarray]:
 
 
 def network(made: Composed) -> SteelyardComposedForCausalLM:
-    """Return a composed model in float32, with nothing but its bridges to be trained."""
+    """Return a composed model in float32, with nothing but what joins its parents to be trained."""
     import torch
 
     from steelyard.formats.native.composed import SteelyardComposedForCausalLM
@@ -62,21 +62,23 @@ def network(made: Composed) -> SteelyardComposedForCausalLM:
 def train(
     made: Composed,
     data: TokenSet,
-    options: BridgeOptions,
+    options: BridgeOptions | StitchOptions,
     progress: Progress = SILENT,
     report: Callable[[int, float], None] | None = None,
 ) -> tuple[dict[str, np.ndarray], list[float]]:
-    """Train the bridges of a composed model to predict text; both models stay as they are.
+    """Train what joins the parents of a composed model to predict text; both stay as they are.
+
+    Every step of a stitched model runs another of its stitches, drawn at random, as SN-Net is trained.
 
     Args:
-        made: the model, bridges untrained.
+        made: the model, its joints untrained.
         data: windows of text.
         options: steps, windows a step, learning rate, seed.
         progress: advanced by steps.
         report: told the number and loss of every step.
 
     Returns:
-        The bridges' tensors by name, and the loss of every step.
+        The joints' tensors by name, and the loss of every step.
 
     Raises:
         UserError: if the loss is no longer a number.
@@ -89,13 +91,15 @@ def train(
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     adam = torch.optim.AdamW(list(trained.values()), lr=options.learning_rate, betas=(0.9, 0.95), weight_decay=0.0)
     losses: list[float] = []
-    progress.start("training bridges", options.steps, "steps")
+    ways = [joint_name(joint) for joint in made.composition.joints] if made.composition.kind == "stitch" else []
+    progress.start("training", options.steps, "steps")
     for step in range(options.steps):
         for group in adam.param_groups:
             group["lr"] = options.learning_rate * _share(step, options)
-        chosen = generator(options.seed, f"bridge batch {step}").choice(
-            len(data.windows), min(options.batch, len(data.windows)), replace=False
-        )
+        draw = generator(options.seed, f"step {step}")
+        chosen = draw.choice(len(data.windows), min(options.batch, len(data.windows)), replace=False)
+        if ways:
+            model.switch(at=ways[int(draw.integers(len(ways)))])
         windows = tuple(data.windows[number] for number in sorted(chosen.tolist()))
         (batch,) = replace(data, windows=windows).batches(
             sum(len(window.inputs) for window in windows) * len(windows)
@@ -118,7 +122,7 @@ def train(
     return {name: tensor.detach().numpy().copy() for name, tensor in trained.items()}, losses
 
 
-def _share(step: int, options: BridgeOptions) -> float:
+def _share(step: int, options: BridgeOptions | StitchOptions) -> float:
     """Return the share of the greatest learning rate that a step has: up in a line, down in half a cosine."""
     if step < options.warmup:
         return (step + 1) / options.warmup
