@@ -350,8 +350,10 @@ def prepared(bench: Bench, bits: int, name: str, rows: list[Way]) -> None:
         calibration=str(setup.work / "base.safetensors"),
         sequences=setup.settings.sequences,
     )
-    folder = setup.work / f"{name}-{bits}"
-    prepare_folder(setup.opened.checkpoint.location, folder, options)
+    # AWQ alone asks what the codes will be.
+    folder = setup.work / (f"{name}-{bits}" if name == "awq" else name)
+    if not folder.exists():
+        prepare_folder(setup.opened.checkpoint.location, folder, options)
     with open_model(folder) as changed, setup.calibrate(folder, f"{folder.name}.safetensors") as own:
         for way in rows:
             if bench.known(way, bits) is None:

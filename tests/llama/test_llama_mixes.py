@@ -32,14 +32,23 @@ MORE: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_moe": ("Qwen2MoeForCausalLM", ROUTED | {"moe_intermediate_size": 32}),
     "qwen3_moe": ("Qwen3MoeForCausalLM", ROUTED | {"moe_intermediate_size": 32, "norm_topk_prob": True}),
 }
-SMALL = {"hidden_size": 256, "intermediate_size": 32, "num_experts": 8, "shared_expert_intermediate_size": 32}
+SMALL = {
+    "num_hidden_layers": 8,
+    "hidden_size": 256,
+    "intermediate_size": 32,
+    "num_experts": 8,
+    "shared_expert_intermediate_size": 32,
+}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {"num_attention_heads": 8, **DEEP}),
     "llama, tied": ("llama-tied", {"num_attention_heads": 4, **DEEP}),
     "qwen3, narrow rows": ("qwen3", {"num_hidden_layers": 8, "intermediate_size": 160}),
     "gpt2": ("gpt2", {"num_hidden_layers": 8, "hidden_size": 256}),
     "mixtral, 8 experts": ("mixtral", {"hidden_size": 256, "intermediate_size": 32, "num_local_experts": 8}),
-    "mixtral, 4 experts": ("mixtral", {"hidden_size": 256, "intermediate_size": 32, "num_local_experts": 4}),
+    "mixtral, 4 experts": (
+        "mixtral",
+        {"hidden_size": 256, "intermediate_size": 32, "num_local_experts": 4, "num_hidden_layers": 8},
+    ),
     "qwen2_moe, 8 experts": ("qwen2_moe", SMALL),
     "qwen3_moe, 8 experts": ("qwen3_moe", SMALL | {"num_attention_heads": 8, "head_dim": 32}),
 }
@@ -61,6 +70,9 @@ def test_rules_choose_as_llama_cpp_does(
             plan, _ = plan_gguf(opened, QuantizeOptions(format="gguf", mix=mix))
             tensors = stored_tensors(plan, opened.spec, get("gguf")).values()
         found = {
-            tensor.name: tensor.kind for group in tensors for tensor in group if isinstance(tensor, GgufTensor)
+            tensor.stack or tensor.name: tensor.kind
+            for group in tensors
+            for tensor in group
+            if isinstance(tensor, GgufTensor)
         }
         assert found == wanted, mix
