@@ -334,3 +334,34 @@ def available(folder: str) -> bool:
 
 def load_json(*path: str) -> Any:
     return json.loads(DATA.joinpath(*path).read_text())
+
+
+def step_grids() -> list[Any]:
+    """The 42 grids of Step law: 41 of the ScaleBench split and the one that it holds out."""
+    from steelyard.forecast.choosing import table_from
+    from steelyard.forecast.grids import grids_of
+
+    split = Table("steplaw", "lr_bsz_2702.parquet")
+    dense = Table("steplaw", "dense_lr_bs_loss.csv")
+    known = {
+        "N": split["non_embedding_param_size"],
+        "D": split["data_size"],
+        "lr": split["lr"],
+        "batch": split["bsz"],
+        "loss": split["lm_loss"],
+    }
+    pairs = set(zip(known["N"].tolist(), known["D"].tolist(), strict=True))
+    apart = np.array([(n, d) not in pairs for n, d in zip(dense["N"].tolist(), dense["D"].tolist(), strict=True)])
+    more = {"N": "N", "D": "D", "lr": "lr", "batch": "bs", "loss": "smooth loss"}
+    columns = {key: np.concatenate([known[key], dense[name][apart]]) for key, name in more.items()}
+    return grids_of(table_from(columns), sequence=2048)
+
+
+def dense_grids() -> list[Any]:
+    """The 17 grids of the authors' own file."""
+    from steelyard.forecast.choosing import table_from
+    from steelyard.forecast.grids import grids_of
+
+    dense = Table("steplaw", "dense_lr_bs_loss.csv")
+    more = {"N": "N", "D": "D", "lr": "lr", "batch": "bs", "loss": "smooth loss"}
+    return grids_of(table_from({key: dense[name] for key, name in more.items()}), sequence=2048)

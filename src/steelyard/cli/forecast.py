@@ -10,6 +10,10 @@ VERBS = {
     "fit": "Fit a law, with intervals and what the runs do not identify.",
     "predict": "The loss of another run, with an interval and how far it lies beyond.",
     "compare": "Laws side by side on the runs of most compute, held out.",
+    "plan": "Size, data, shape and hyperparameters for a budget, a loss or hours of a device.",
+    "next": "Which runs to do next to make a forecast sure.",
+    "audit": "A run held against the best that its operations buy.",
+    "hparams": "Learning rate and batch by published rules, scored by what they lose on grids.",
     "laws": "The laws that can be fitted, and the constants published for them.",
 }
 
