@@ -27,7 +27,7 @@ def _largest(delta: np.ndarray, count: int) -> np.ndarray:
 
 
 @settings(max_examples=150, deadline=None)
-@given(delta=_TIED | _ANY, density=st.floats(-0.1, 1.2), entries=st.integers(1, 70))
+@given(delta=_TIED | _ANY, density=st.floats(0, 1.2), entries=st.integers(1, 70))
 def test_the_largest_are_kept(delta: np.ndarray, density: float, entries: int) -> None:
     tensors = np.stack([np.zeros_like(delta), delta])
     per_model = {"weight": [1.0], "density": [density]}

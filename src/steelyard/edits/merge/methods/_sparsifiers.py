@@ -180,6 +180,7 @@ class AtRandomByRank(Sparsifier):
         self.grain = "row" if len(task.shape) == 2 else "tensor"
         self._remembers = self.size * len(self.thinned) <= _REMEMBERED
         self._masks: dict[tuple[int, int], np.ndarray] = {}
+        self._keys = {row: draw_key(task, row) for row in self.thinned}
         for row in self.thinned:
             density, epsilon = task.parameters[row].density, task.parameters[row].epsilon
             if density > 0 and not (density - epsilon > 0 and density + epsilon < 1):
@@ -213,7 +214,7 @@ class AtRandomByRank(Sparsifier):
                 delta = np.ascontiguousarray(np.moveaxis(delta.reshape(shape), 1, -1)).reshape(-1)
             width = shape[1] if len(shape) > 1 else self.size
             lowest, span = parameters.density - parameters.epsilon, 2 * parameters.epsilon
-            drop_by_rank(delta, magnitudes(delta), width, lowest, span, draw_key(self.task, row), start)
+            drop_by_rank(delta, magnitudes(delta), width, lowest, span, self._keys[row], start)
             if len(shape) > 2:
                 turned = delta.reshape(shape[0], *shape[2:], shape[1])
                 deltas[row] = np.moveaxis(turned, -1, 1).reshape(-1)

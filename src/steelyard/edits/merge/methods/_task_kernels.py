@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from steelyard.compiled import given, inner, kernel
+from steelyard.edits.merge.methods._functions import quotient
 
 _VECTOR: Any = numba.float32[::1]
 _MATRIX: Any = numba.float32[:, ::1]
@@ -84,27 +85,40 @@ def drop_by_rank(
         key: of the draws.
         start: position of the first entry.
     """
-    order, other = np.empty(width, np.int32), np.empty(width, np.int32)
+    kept = values.view(np.uint32)
+    limits, draws, ordered = np.empty(width, np.uint64), np.empty(width, np.uint64), np.empty(width, np.uint64)
+    for rank in range(width):
+        share = rank / (width - 1) if width > 1 else 0.5
+        limits[rank] = np.uint64(np.ceil((lowest + share * span) * 4294967296.0))
+    lower, upper = np.empty(2048, np.int64), np.empty(2048, np.int64)
     for row in range(0, values.size, width):
+        lower[:] = 0
+        upper[:] = 0
         for i in range(width):
-            order[i] = i
-        for shift in (9, 20):
-            places = np.zeros(2049, np.int64)
-            for i in range(width):
-                places[((keys[row + i] >> np.uint32(shift)) & np.uint32(2047)) + 1] += 1
-            for digit in range(2048):
-                places[digit + 1] += places[digit]
-            for i in range(width):
-                entry = order[i]
-                digit = (keys[row + entry] >> np.uint32(shift)) & np.uint32(2047)
-                other[places[digit]] = entry
-                places[digit] += 1
-            order, other = other, order
-        for rank in range(width):
-            at = row + order[rank]
-            share = rank / (width - 1) if width > 1 else 0.5
-            if np.float64(_uniform(key, start + at)) >= (lowest + share * span) * 4294967296.0:
-                values[at] = np.float32(0)
+            draws[i] = _uniform(key, start + row + i)
+        for i in range(width):
+            bits = keys[row + i]
+            lower[(bits >> np.uint32(9)) & np.uint32(2047)] += 1
+            upper[bits >> np.uint32(20)] += 1
+        below, under = 0, 0
+        for digit in range(2048):
+            here, there = lower[digit], upper[digit]
+            lower[digit], upper[digit] = below, under
+            below += here
+            under += there
+        for i in range(width):
+            bits = keys[row + i]
+            digit = (bits >> np.uint32(9)) & np.uint32(2047)
+            ordered[lower[digit]] = np.uint64(bits >> np.uint32(20)) << np.uint64(32) | np.uint64(i)
+            lower[digit] += 1
+        # In the order of the lower digit, the count of the upper one so far is the rank.
+        for i in range(width):
+            digit = ordered[i] >> np.uint64(32)
+            at = row + np.int64(ordered[i] & np.uint64(0xFFFFFFFF))
+            rank = upper[digit]
+            upper[digit] = rank + 1
+            # Without a branch: which way it goes is drawn, so that no processor could foresee it.
+            kept[at] = np.uint32(kept[at] * np.uint32(draws[at - row] < limits[rank]))
 
 
 @kernel(numba.void(given(numba.float32, 2), numba.int64, _VECTOR))
@@ -278,7 +292,7 @@ def mix(
                     total[i] += share * delta[i]
         if not elect:
             for i in range(size):
-                target[i] = origin[i] + scale * (total[i] / divisor)
+                target[i] = origin[i] + scale * quotient(total[i], divisor)
             continue
         mixed[:size] = np.float32(0)
         parts[:size] = np.float32(0)
@@ -294,9 +308,9 @@ def mix(
                     parts[i] += part if agrees else np.float32(0)
         if divisor < 0:
             for i in range(size):
-                mixed[i] /= parts[i] if parts[i] != 0 else np.float32(1)
+                mixed[i] = quotient(mixed[i], parts[i] if parts[i] != 0 else np.float32(1))
         elif divisor < np.inf:
             for i in range(size):
-                mixed[i] /= max(parts[i], divisor)
+                mixed[i] = quotient(mixed[i], max(parts[i], divisor))
         for i in range(size):
             target[i] = origin[i] + scale * mixed[i]

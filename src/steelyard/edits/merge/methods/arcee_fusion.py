@@ -64,27 +64,30 @@ class _Fusion(Merge):
             self._threshold = median + np.float32(1.5) * (high - low)
 
     def combine(self, piece: Piece) -> np.ndarray:
-        base, other = piece.values[self._base], piece.values[self._other]
-        merged: np.ndarray = np.where(self._importance(piece) >= self._threshold, base + (other - base), base)
+        from steelyard.edits.merge.methods._fusion_kernels import take
+
+        base, other = self._pair(piece.values)
+        merged = np.empty(base.size, np.float32)
+        take(other, base, self._importance(piece), self._threshold, merged)
         return merged
 
     def _importance(self, piece: Piece) -> np.ndarray:
         """Return the importance of every entry, float32 [entries]."""
-        change = np.abs(piece.values[self._other] - piece.values[self._base]).reshape(-1, self._width)
-        importance: np.ndarray = change * self._divergences[piece.start][:, None]
-        return importance.reshape(-1)
+        from steelyard.edits.merge.methods._fusion_kernels import importances
+
+        base, other = self._pair(piece.values)
+        found = np.empty(base.size, np.float32)
+        importances(other, base, self._divergences[piece.start], self._width, found)
+        return found
 
     def _divergence(self, values: np.ndarray) -> np.ndarray:
         """Return the divergence of every row, float32 [rows]."""
-        other = _softmax(values[self._other].reshape(-1, self._width)) + _EPSILON
-        base = _softmax(values[self._base].reshape(-1, self._width)) + _EPSILON
-        divergence = (other * np.log(other / base)).sum(axis=1)
-        found: np.ndarray = np.maximum(divergence, 0.0).astype(np.float32)
+        from steelyard.edits.merge.methods._fusion_kernels import divergences
+
+        base, other = self._pair(values)
+        found = np.empty(base.size // self._width, np.float32)
+        divergences(other, base, self._width, _EPSILON, found)
         return found
 
-
-def _softmax(rows: np.ndarray) -> np.ndarray:
-    """Return the softmax of each row, float64 [rows, columns]."""
-    powers = np.exp(rows.astype(np.float64) - rows.max(axis=1, keepdims=True))
-    found: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
-    return found
+    def _pair(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.ascontiguousarray(values[self._base]), np.ascontiguousarray(values[self._other])

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from steelyard.edits.merge.base import Merge, Piece, Task
 from steelyard.edits.merge.methods._rows import base_of, only
-from steelyard.edits.merge.methods._selection import Selection, magnitudes, ordered, value_of
+from steelyard.edits.merge.methods._selection import Selection, value_of
 from steelyard.edits.merge.methods.linear import Weighted
 from steelyard.edits.merge.registry import merge_method
 
@@ -57,21 +57,27 @@ class _Balanced(Merge):
 
     def __init__(self, task: Task, base: int, options: PcbMergingOptions) -> None:
         self._base, self._experts, self._normalized = base, list(task.experts), options.normalized
-        self._weights = np.array([task.parameters[row].weight for row in task.experts], np.float32)[:, None]
+        models = len(task.models)
+        self._weights = np.zeros(models, np.float32)
+        self._weights[self._experts] = [task.parameters[row].weight for row in task.experts]
         size = int(np.prod(task.shape, dtype=np.int64))
         low, high = int(size * options.clamp), max(int(size * (1 - options.clamp) - 1), 0)
         scored = min(int(size * (1 - options.ratio)), max(size - 1, 0))
         count = len(task.experts)
         self._extremes = Selection(size, [[size - low, size - high]] * count, exact=True)
         self._scored = Selection(size, [[size - scored, 1]] * count, exact=True)
-        self._low = self._span = self._floor = self._height = np.zeros((count, 1), np.float32)
+        self._low, self._span, self._floor, self._height = np.zeros((4, models), np.float32)
 
     def observe(self, round: int, piece: Piece) -> Any:
-        deltas = self._deltas(piece)
+        from steelyard.edits.merge.methods._pcb_kernels import score_keys
+
+        values = np.ascontiguousarray(piece.values)
         if round < Selection.rounds:
-            return self._extremes.observe(round, piece.start, [magnitudes(delta) for delta in deltas])
-        keys = [ordered(scores) for scores in self._scores(deltas)]
-        return self._scored.observe(round - Selection.rounds, piece.start, keys)
+            rows = [values[row] for row in self._experts]
+            return self._extremes.observe_differences(round, piece.start, rows, values[self._base])
+        keys = np.empty((len(self._experts), values.shape[1]), np.uint32)
+        score_keys(values, self._base, self._low, self._span, self._normalized, keys)
+        return self._scored.observe(round - Selection.rounds, piece.start, list(keys))
 
     def conclude(self, round: int, observed: Sequence[Any]) -> None:
         if round < Selection.rounds:
@@ -81,33 +87,25 @@ class _Balanced(Merge):
         if round == 1:
             found = [[cut.threshold for cut in cuts] for cuts in self._extremes.cuts]
             low, high = np.array(found, np.uint32).view(np.float32).T
-            self._low, self._span = low[:, None], (high - low)[:, None]
+            self._low[self._experts], self._span[self._experts] = low, high - low
         if round == 3:
             floor, top = np.array([[value_of(cut.threshold) for cut in cuts] for cuts in self._scored.cuts]).T
-            self._floor, self._height = floor[:, None], (top - floor)[:, None]
+            self._floor[self._experts], self._height[self._experts] = floor, top - floor
 
     def combine(self, piece: Piece) -> np.ndarray:
-        deltas = self._deltas(piece)
-        scores = self._scores(deltas) - self._floor
-        shares = np.divide(scores, self._height, out=np.zeros_like(scores), where=self._height > 0)
-        shares = np.maximum(shares, np.float32(0))
-        clamped = np.copysign(self._clamped(deltas), deltas) * (deltas != 0) * self._weights
-        mixed = (clamped * shares).sum(axis=0) / np.maximum(shares.sum(axis=0), np.float32(1e-12))
-        merged: np.ndarray = piece.values[self._base] + mixed
+        from steelyard.edits.merge.methods._pcb_kernels import balance
+
+        values = np.ascontiguousarray(piece.values)
+        merged = np.empty(values.shape[1], np.float32)
+        balance(
+            values,
+            self._base,
+            self._low,
+            self._span,
+            self._normalized,
+            self._floor,
+            self._height,
+            self._weights,
+            merged,
+        )
         return merged
-
-    def _deltas(self, piece: Piece) -> np.ndarray:
-        deltas: np.ndarray = piece.values[self._experts] - piece.values[self._base]
-        return deltas
-
-    def _clamped(self, deltas: np.ndarray) -> np.ndarray:
-        clamped: np.ndarray = np.clip(np.abs(deltas), self._low, self._low + self._span)
-        return clamped
-
-    def _scores(self, deltas: np.ndarray) -> np.ndarray:
-        """Return the scores divided by exp(n), so that they stay finite; float32 [experts, entries]."""
-        above = self._clamped(deltas) - self._low
-        level = np.divide(above, self._span, out=np.zeros_like(above), where=self._span > 0)
-        others = (np.sign(deltas) * level if self._normalized else deltas).sum(axis=0)
-        scores: np.ndarray = np.exp(len(deltas) * (level * level - 1)) * np.tanh(deltas * others)
-        return scores
