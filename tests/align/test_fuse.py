@@ -271,3 +271,50 @@ def test_parts_of_a_space() -> None:
     assert part.read(0).tolist() == [[1, 0, 0], [0, 0, 1], [0, 1, 0], [0, 0, 0]]
     assert part.written(1).tolist() == [[0, 0, 0.5], [0, 0.5, 0], [0, 0, 0], [1, 0, 0]]
     assert isinstance(part, Partial) and part.of(1).tolist() == [True, True, False, True]
+
+
+def test_all_heads_of_both_give_the_mean_of_what_their_attentions_give(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM
+
+    config = {**FAMILIES["llama"], "num_hidden_layers": 1, "attention_bias": False}
+    first, other = draw(config, 1), draw(config, 2)
+    second = {name: other[name] if ".self_attn." in name else tensor for name, tensor in first.items()}
+    folders = write(tmp_path / "a", config, first), write(tmp_path / "b", config, second)
+    options = FuseOptions(method="pleas", width=2.0, heads=True, fit=False)
+    done = fuse_folder(*folders, tmp_path / "one", options)
+    assert done.kv_heads == 4
+    given = torch.from_numpy(np.random.default_rng(0).integers(0, 96, (2, 9)))
+    found = []
+    for folder in (*folders, tmp_path / "one"):
+        model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not any(loading.values())
+        seen = []
+        model.model.layers[0].self_attn.register_forward_hook(lambda _, __, out, seen=seen: seen.append(out[0]))
+        model(given)
+        found.append(seen[0].detach().numpy())
+    assert np.abs(found[0] - found[1]).max() > 0.1
+    np.testing.assert_allclose(found[2], (found[0] + found[1]) / 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(("width", "kv_heads"), [(1.0, 2), (1.5, 3), (1.7, 3), (2.0, 4)])
+def test_so_many_heads_as_the_width_says(tmp_path: Path, width: float, kv_heads: int) -> None:
+    original = family(tmp_path / "original", "llama")
+    copy, _ = shuffle(tmp_path / "copy", "llama", seed=3)
+    done = fuse_folder(
+        original, copy, tmp_path / "one", FuseOptions(method="pleas", width=width, heads=True, fit=False)
+    )
+    assert done.kv_heads == kv_heads
+    # What is kept of a copy beside the original reads and writes half of what the original does, twice.
+    with open_model(original) as one, open_model(tmp_path / "one") as two:
+        tokens = np.random.default_rng(0).integers(0, 96, (1, 12))
+        logits = [run(m.spec, lambda name, m=m: m.checkpoint.tensor(name), tokens) for m in (one, two)]
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+
+
+def test_heads_that_share_the_width_of_the_model(tmp_path: Path) -> None:
+    folders = [family(tmp_path / str(seed), "gpt2", seed) for seed in (1, 2)]
+    with pytest.raises(
+        UserError, match="is a gpt2, whose heads share the width of the model; only llama, mistral, qwen3"
+    ):
+        fuse_folder(*folders, tmp_path / "one", FuseOptions(method="pleas", heads=True, fit=False))

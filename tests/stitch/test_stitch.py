@@ -167,7 +167,9 @@ def test_an_encoded_parent_is_decoded(small: Path, large: Path, tokens: Path, tm
     assert torch.allclose(logits(model), logits(sy.load(tmp_path / "four")), atol=1e-4)
 
 
-def test_models_that_do_not_fit(steelyard: Steelyard, small: Path, large: Path, tmp_path: Path) -> None:
+def test_models_that_do_not_fit(
+    steelyard: Steelyard, small: Path, large: Path, tokens: Path, tmp_path: Path
+) -> None:
     def refused(*models: Path, at: str = "1:1") -> str:
         ended = steelyard("stitch", *models, "--at", at, "--out", tmp_path / "out", "--dry-run")
         assert ended.code == 2
@@ -184,6 +186,10 @@ def test_models_that_do_not_fit(steelyard: Steelyard, small: Path, large: Path, 
     (odd / "config.json").write_text(json.dumps({**config, "model_type": "gpt2"}))
     assert "is of type 'gpt2'; stitches and bridges know llama" in refused(odd, large)
     assert "there is no joint 3:1" in refused(small, large, at="3:1")
+    few = steelyard(
+        "stitch", small, large, "--data", tokens, "--sequences", "1", "--sequence-length", "16", "--out", "x"
+    )
+    assert "16 tokens determine no map from 32 channels; give more with --sequences" in few.err
     assert "'x' is no joint" in refused(small, large, at="x")
     with pytest.raises(sy.UserError, match="only models of steelyard stitch"):
         sy.switch(sy.load(small), at="first")

@@ -18,7 +18,7 @@ from steelyard.edits.align.moments import Moments, collect
 from steelyard.edits.align.opened import Two, open_two
 from steelyard.edits.align.options import FuseOptions
 from steelyard.edits.align.otfusion import Fusion
-from steelyard.edits.align.pleas import LeastSquares, Partial, fully, join
+from steelyard.edits.align.pleas import LeastSquares, Partial, fully, join, join_heads
 from steelyard.edits.align.weights import match_nearest
 from steelyard.errors import UserError
 from steelyard.progress import SILENT, Progress
@@ -29,6 +29,8 @@ FILE_NAME = "fusion.json"
 """What was done, beside the weights."""
 
 _WIDTH_KEYS = {"gpt2": "n_inner"}
+_FREE_HEADS = ("llama", "mistral", "qwen3")
+"""Model types whose config gives heads a size of their own, so that there may be more of them."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class FuseResult:
         nbytes: of its weight files.
         parameters: how many it has.
         ffn: inner channels of its feed-forwards.
+        kv_heads: key heads of its attention.
         joined: of the inner channels of one model, how many are joined; all of them but for `pleas` above width 1.
         residuals: pleas: mean relative square error of what linear maps put out, of permuted means and as fitted.
     """
@@ -48,6 +51,7 @@ class FuseResult:
     nbytes: int
     parameters: int
     ffn: int
+    kv_heads: int
     joined: int
     residuals: tuple[float, float] | None = field(default=None)
 
@@ -63,6 +67,7 @@ class _Made:
     tensor: Callable[[str], np.ndarray]
     shape: Callable[[str, tuple[int, ...]], tuple[int, ...]]
     ffn: int
+    kv_heads: int
     joined: int
     residuals: Callable[[], tuple[float, float] | None]
 
@@ -105,7 +110,14 @@ def _otfusion(two: Two, options: FuseOptions, progress: Progress) -> _Made:
         moments = _moments(two, options, progress)
         fusion.match_activations(_by_space(two, moments), unit_likeness(two, moments, False))
     ffn = _ffn(two)
-    return _Made(lambda name: fusion.tensor(name, options.share), lambda _, shape: shape, ffn, ffn, lambda: None)
+    return _Made(
+        lambda name: fusion.tensor(name, options.share),
+        lambda _, shape: shape,
+        ffn,
+        _kv_heads(two),
+        ffn,
+        lambda: None,
+    )
 
 
 def _pleas(two: Two, options: FuseOptions, progress: Progress) -> _Made:
@@ -122,21 +134,45 @@ def _pleas(two: Two, options: FuseOptions, progress: Progress) -> _Made:
     ffn = _ffn(two)
     size = round(options.width * ffn)
     spaces: dict[str, Partial] = {}
+    kv_heads = _kv_heads(two)
+    if options.heads:
+        _check_heads(two)
+        kv_heads = int(options.width * kv_heads + 0.5)
+
+    def alike(space: str) -> np.ndarray:
+        found = likeness.get(space)
+        return products(two.symmetry, orders, space, two.read_first, two.read_second) if found is None else found
+
     for space, order in orders.items():
-        if not space.endswith(".ffn"):
-            spaces[space] = fully(order)
-            continue
-        alike = likeness.get(space)
-        if alike is None:
-            alike = products(two.symmetry, orders, space, two.read_first, two.read_second)
-        spaces[space] = join(order, alike, size)
+        spaces[space] = join(order, alike(space), size) if space.endswith(".ffn") else fully(order)
+    for attention in two.symmetry.attentions if options.heads else ():
+        held = {space: alike(space) for space in map(attention.space, ("query", "key", "value", "attended"))}
+        spaces |= join_heads(attention, orders, held, kv_heads)
     squares = LeastSquares(two, spaces, moments if options.fit else {}, options.ridge)
 
     def residuals() -> tuple[float, float] | None:
         found = np.array(list(squares.residuals.values()))
         return (float(found[:, 0].mean()), float(found[:, 1].mean())) if len(found) else None
 
-    return _Made(squares.tensor, squares.shape, size, 2 * ffn - size, residuals)
+    return _Made(squares.tensor, squares.shape, size, kv_heads, 2 * ffn - size, residuals)
+
+
+def _kv_heads(two: Two) -> int:
+    return two.symmetry.attentions[0].kv_heads
+
+
+def _check_heads(two: Two) -> None:
+    """Refuse other numbers of heads where the config has no size for them.
+
+    Raises:
+        UserError: naming the model types that have one.
+    """
+    kind = two.first.spec.model_type
+    if kind not in _FREE_HEADS:
+        raise UserError(
+            f"{two.first.location} is a {kind}, whose heads share the width of the model; only "
+            f"{', '.join(_FREE_HEADS)} can have more: leave out --heads"
+        )
 
 
 def _ffn(two: Two) -> int:
@@ -209,6 +245,11 @@ def _write(two: Two, path: Path, made: _Made, options: FuseOptions, resume: bool
         config = dict(opened.checkpoint.config)
         if made.ffn != _ffn(two):
             config[_WIDTH_KEYS.get(opened.spec.model_type, "intermediate_size")] = made.ffn
+        if made.kv_heads != _kv_heads(two):
+            attention = two.symmetry.attentions[0]
+            config["num_key_value_heads"] = made.kv_heads
+            config["num_attention_heads"] = made.kv_heads * attention.repeat
+            config["head_dim"] = attention.channels
         if options.dtype == "float32":
             config["dtype"] = "float32"
             config.pop("torch_dtype", None)
@@ -217,7 +258,14 @@ def _write(two: Two, path: Path, made: _Made, options: FuseOptions, resume: bool
         writer.carry(opened.checkpoint, carried)
         # What depends on which tensors this run still had to make stays out of the record.
         record = {"verb": "fuse", "steelyard": steelyard.__version__, "options": settings, "inputs": inputs}
-        writer.add_file(FILE_NAME, (json.dumps({**record, "ffn": made.ffn, "joined": made.joined}) + "\n").encode())
+        writer.add_file(
+            FILE_NAME,
+            (
+                json.dumps({**record, "ffn": made.ffn, "kv_heads": made.kv_heads, "joined": made.joined}) + "\n"
+            ).encode(),
+        )
         folder = writer.finish()
     parameters = sum(int(np.prod(tensor.shape)) for tensor in stored)
-    return FuseResult(folder, layout.total_bytes, parameters, made.ffn, made.joined, made.residuals())
+    return FuseResult(
+        folder, layout.total_bytes, parameters, made.ffn, made.kv_heads, made.joined, made.residuals()
+    )

@@ -45,6 +45,7 @@ class FuseOptions(BaseModel):
         description="otfusion, different widths: how a unit that stands for several is read; mean is the paper's",
     )
     width: float = Field(1.0, ge=1, le=2, description="pleas: of the feed-forward, in widths of one model")
+    heads: bool = Field(False, description="pleas: as many heads as the width says, too; otherwise all are joined")
     fit: bool = Field(True, description="pleas: fit the weights by least squares; otherwise permuted means")
     ridge: float = Field(
         1e-4, ge=0, description="pleas: how strongly weights are held at the permuted means, relative to the inputs"

@@ -16,6 +16,7 @@ import numpy as np
 from steelyard.edits.align.maps import Map
 from steelyard.edits.align.moments import Moments
 from steelyard.edits.align.opened import Two
+from steelyard.edits.align.symmetry import Attention
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,36 @@ def join(order: Map, likeness: np.ndarray, size: int) -> Partial:
     best = np.zeros(n, bool)
     best[np.argsort(-alike, kind="stable")[:count]] = True
     return Partial(np.flatnonzero(best), order[best], np.flatnonzero(~best), order[~best])
+
+
+def join_heads(
+    attention: Attention, orders: Mapping[str, Map], likeness: Mapping[str, np.ndarray], kv_heads: int
+) -> dict[str, Partial]:
+    """Return an attention's spaces with heads joined where those that belong to each other are most alike.
+
+    A key head is joined, or kept from both models, with its values and all query heads that read it.
+
+    Args:
+        attention: of one model.
+        orders: of the spaces.
+        likeness: of every two units of each space, [n, n].
+        kv_heads: of the result, those of one model to twice as many.
+
+    Source: as `join`; that heads are the units is a choice made here.
+    """
+    alike = np.zeros(attention.kv_heads)
+    spaces = [attention.space(part) for part in ("query", "key", "value", "attended")]
+    for space in spaces:
+        order = orders[space]
+        alike += likeness[space][np.arange(len(order)), order].reshape(attention.kv_heads, -1).sum(axis=1)
+    best = np.zeros(attention.kv_heads, bool)
+    best[np.argsort(-alike, kind="stable")[: 2 * attention.kv_heads - kv_heads]] = True
+    found = {}
+    for space in spaces:
+        order = np.asarray(orders[space])
+        rows = np.repeat(best, len(order) // attention.kv_heads)
+        found[space] = Partial(np.flatnonzero(rows), order[rows], np.flatnonzero(~rows), order[~rows])
+    return found
 
 
 def fully(order: Map) -> Partial:

@@ -11,6 +11,7 @@ import numpy as np
 from steelyard.edits.align.moments import Moments
 from steelyard.edits.stitch.parents import Parents
 from steelyard.edits.stitch.texts import model_of
+from steelyard.errors import UserError
 from steelyard.formats.native.composition import Joint
 from steelyard.progress import SILENT, Progress
 
@@ -71,10 +72,18 @@ def fit(parents: Parents, joints: Sequence[Joint], data: TokenSet, progress: Pro
         joints: (i, j): from the first's states after i blocks to those that enter block j of the second.
         data: windows of text.
         progress: advanced by blocks and batches.
+
+    Raises:
+        UserError: if there are no more tokens than channels, which determine no map.
     """
     from steelyard.measure.activations import ActivationStore
     from steelyard.measure.runner import BlockRunner
 
+    width = parents.first.spec.config["hidden_size"]
+    if data.tokens <= width:
+        raise UserError(
+            f"{data.tokens} tokens determine no map from {width} channels; give more with --sequences or --data"
+        )
     batches = data.batches(2048)
     runners = [BlockRunner(model_of(parent)) for parent in parents]
     found: list[Moments | None] = [None] * len(joints)
