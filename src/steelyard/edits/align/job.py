@@ -52,6 +52,11 @@ class AlignResult:
     directions: tuple[Direction, Direction]
     sweeps: int
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weight files that were written."""
+        return sum(path.stat().st_size for path in self.out.iterdir() if ".safetensors" in path.name)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
         return {

@@ -6,6 +6,8 @@ only whole numbers are left beside it. Both hold to a few units in the last plac
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from steelyard.compiled import inner, unchecked
@@ -19,7 +21,7 @@ _LN2_HIGH64, _LN2_LOW64 = 0.6931471803691238, 1.9082149292705877e-10
 
 
 @inner
-def exponential32(x: np.float32) -> np.float32:
+def exponential32(x: Any) -> Any:
     """Return e to the power of a number that is not above 0; float32."""
     x = max(x, np.float32(-80))
     shifted = np.float32(x * np.float32(_LOG2E) + _ROUND32)
@@ -37,19 +39,19 @@ def exponential32(x: np.float32) -> np.float32:
 
 
 @unchecked
-def quotient(above: np.float32, below: np.float32) -> np.float32:
-    """Return a quotient; by 0 it is infinite or NaN."""
+def quotient(above: Any, below: Any) -> Any:
+    """Return a quotient of float32; by 0 it is infinite or NaN."""
     return above / below
 
 
 @unchecked
-def quotient64(above: float, below: float) -> float:
+def quotient64(above: Any, below: Any) -> Any:
     """Return a quotient of float64; by 0 it is infinite or NaN."""
     return above / below
 
 
 @inner
-def tanh32(x: np.float32) -> np.float32:
+def tanh32(x: Any) -> Any:
     """Return the hyperbolic tangent; float32, precise in its last places near 0 too."""
     size = abs(x)
     q = np.float32(size * size)
@@ -65,7 +67,7 @@ def tanh32(x: np.float32) -> np.float32:
 
 
 @inner
-def exponential64(x: float) -> float:
+def exponential64(x: Any) -> Any:
     """Return e to the power of a number that is not above 0; float64."""
     x = max(x, -700.0)
     shifted = x * _LOG2E + _ROUND64

@@ -54,7 +54,7 @@ def _task_vectors(
 
 
 @inner
-def _scores(delta: np.ndarray, level: np.ndarray, others: np.ndarray, count: float, scores: np.ndarray) -> None:
+def _scores(delta: np.ndarray, level: np.ndarray, others: np.ndarray, count: Any, scores: np.ndarray) -> None:
     """Write the scores of one task divided by exp(count), so that they stay finite."""
     for i in range(scores.size):
         within = exponential32(np.float32(count * np.float32(level[i] * level[i] - np.float32(1))))
