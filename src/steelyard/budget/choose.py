@@ -11,6 +11,7 @@ from steelyard.errors import UserError
 from steelyard.formats import get as get_format
 from steelyard.formats.container import bound
 from steelyard.jobs import OpenModel
+from steelyard.progress import SILENT, Progress
 
 AUTO = "auto"
 
@@ -33,8 +34,10 @@ class ChosenFormat:
     notes: tuple[str, ...]
 
 
-def choose_format(opened: OpenModel, options: FitOptions, budget: Budget) -> ChosenFormat:
-    """Choose the format before any work.
+def choose_format(
+    opened: OpenModel, options: FitOptions, budget: Budget, progress: Progress = SILENT
+) -> ChosenFormat:
+    """Choose the format before any calibration.
 
     Named by the user, that one. For `auto` compressed-tensors, which plain transformers loads, wherever it can meet
     the budget; Steelyard's own where it cannot.
@@ -44,11 +47,11 @@ def choose_format(opened: OpenModel, options: FitOptions, budget: Budget) -> Cho
     """
     if options.format == "gguf":
         gguf = Planner(opened, bound(get_format("gguf"), opened.checkpoint, opened.spec), options)
-        gguf.require_feasible(budget.nbytes)
+        gguf.require_feasible(budget.nbytes, progress)
         return ChosenFormat(gguf, _comparable("steelyard", opened, options, budget), ())
     if options.format != AUTO:
         chosen = Planner(opened, get_format(options.format), options)
-        chosen.require_feasible(budget.nbytes)
+        chosen.require_feasible(budget.nbytes, progress)
         other = _OTHER.get(options.format)
         beside = None if other is None else _comparable(other, opened, options, budget)
         return ChosenFormat(chosen, beside, ())
@@ -56,7 +59,7 @@ def choose_format(opened: OpenModel, options: FitOptions, budget: Budget) -> Cho
     if ecosystem is not None:
         return ChosenFormat(ecosystem, _comparable("steelyard", opened, options, budget), ())
     native = Planner(opened, get_format("steelyard"), options)
-    native.require_feasible(budget.nbytes)
+    native.require_feasible(budget.nbytes, progress)
     try:
         smallest = f"its smallest is {Planner(opened, get_format('compressed-tensors'), options).smallest_size():,}"
         why = f"compressed-tensors cannot meet {budget.nbytes:,} bytes for this model ({smallest})"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from steelyard.budget.candidates import Choice, Offer, label_of
 from steelyard.budget.curve import Curve, Point
-from steelyard.budget.encoding import Encoded, encode
+from steelyard.budget.encoding import ABSMAX, Encoded, encode
 from steelyard.budget.execute import matrix_of
 from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.least import coarsest, offered, with_payloads
 from steelyard.budget.menu import Effort, roundings
 from steelyard.codecs import Codec, EntropyCodec, GridCodec, IntegerCodec, require_finite
 from steelyard.errors import WeightError
@@ -23,8 +24,6 @@ from steelyard.parallel import map_threads, single_threaded_blas
 from steelyard.progress import SILENT, Progress
 from steelyard.spec import ModelSpec
 from steelyard.weights import Checkpoint, StoredTensor
-
-_HOPED = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,29 +68,25 @@ def choice_bytes(spec: ModelSpec, format: Format, choice: Choice, digits: int) -
     return sum(tensor.nbytes + entry_bytes(format, tensor, digits) for tensor in tensors)
 
 
-def byte_curves(spec: ModelSpec, format: Format, menu: Sequence[Offer], digits: int) -> list[Curve]:
+def byte_curves(
+    spec: ModelSpec, format: Format, menu: Sequence[Offer], payloads: Mapping[str, int], digits: int
+) -> list[Curve]:
     """Return the curves with bytes alone: enough to tell whether a budget is possible at all.
 
-    What entropy-coded integers take is known only once they are coded; until then it is the least to be hoped for.
+    Args:
+        payloads: bytes of the codes of the coarsest grid, by tensor; finer ones are taken to need about as many.
+        digits: of the largest offset in a file.
     """
     return [
         Curve(
             offer.group,
-            tuple(Point(choice_bytes(spec, format, c, digits), 0.0, label_of(c)) for c in hoped(spec, offer)),
+            tuple(
+                Point(choice_bytes(spec, format, c, digits), 0.0, label_of(c))
+                for c in with_payloads(offer, payloads)
+            ),
         )
         for offer in menu
     ]
-
-
-def hoped(spec: ModelSpec, offer: Offer) -> list[Choice]:
-    """Return the choices of an offer, entropy-coded integers that have not been coded yet at `_HOPED` bits."""
-
-    def at_best(name: str, codec: Codec | None) -> Codec | None:
-        if isinstance(codec, EntropyCodec) and codec.payload is None:
-            return replace(codec, payload=max(1, int(tensor_of(spec, name).elements * _HOPED / 8)))
-        return codec
-
-    return [tuple((name, at_best(name, codec)) for name, codec in choice) for choice in offer.choices]
 
 
 def measure_curves(
@@ -125,7 +120,8 @@ def measure_curves(
             wanted = dict.fromkeys(c for choice in offer.choices for n, c in choice if n == name and c is not None)
             missing = [codec for codec in wanted if (name, codec, apart) not in known]
             if missing:
-                for codec, tried in _try(checkpoint, spec, name, missing, knowledge, effort, apart).items():
+                least = coarsest(offered(offer, name))
+                for codec, tried in _try(checkpoint, spec, name, missing, least, knowledge, effort, apart).items():
                     known[name, codec, apart] = known[name, tried.codec, apart] = tried
         tried_menu.append(replace(offer, choices=tuple(_as_written(c, known, apart) for c in offer.choices)))
         points = [
@@ -160,6 +156,7 @@ def _try(
     spec: ModelSpec,
     name: str,
     codecs: Sequence[Codec],
+    least: EntropyCodec | None,
     knowledge: KnowledgeBase,
     effort: Effort,
     apart: bool,
@@ -185,6 +182,12 @@ def _try(
         if codec in coded:
             assert isinstance(codec, IntegerCodec | GridCodec)
             written = EntropyCodec(codec).fitted(best[2].parts, weight.shape)
+        if least is not None and codec == least.base:
+            # The smallest size that was promised before any calibration must be there after it.
+            plain = encode(weight, codec, ABSMAX, known.statistics)
+            smaller = EntropyCodec(codec).fitted(plain.parts, weight.shape)
+            if written is None or smaller.nbytes(weight.shape) < written.nbytes(weight.shape):
+                return Tried(codec, ABSMAX, known.damage(weight, plain.decoded)), smaller
         return Tried(codec, best[1], best[0]), written
 
     try:

@@ -69,7 +69,7 @@ def fit_folder(
     with open_model(model) as opened:
         path = check_output(out, opened.checkpoint.folder, resume)
         budget = budget_of(opened, options)
-        chosen = choose_format(opened, options, budget)
+        chosen = choose_format(opened, options, budget, progress)
         with (
             Workspace(path, opened.identity(), options, resume) as work,
             learn(opened, options, work.folder, progress) as learned,
@@ -110,7 +110,7 @@ def dry_run(
     with open_model(model) as opened:
         budget = budget_of(opened, options)
         quick = options.model_copy(update={"effort": "quick"})
-        chosen = choose_format(opened, quick, budget)
+        chosen = choose_format(opened, quick, budget, progress)
         chosen.planner.learn(KnowledgeBase(None), {}, progress)
         planned = chosen.planner.plan(budget.nbytes, {})
         return DryRun(

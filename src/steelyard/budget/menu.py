@@ -65,7 +65,7 @@ GRID_STEPS: dict[Effort, tuple[float, ...]] = {
     "good": (4.0, 3.0, 2.4, 2.0, 1.7, 1.4, 1.2, 1.0, 0.84, 0.7, 0.6, 0.5, 0.35, 0.25, 0.12, 0.06),
 }
 GRID_STEPS["best"] = tuple(
-    sorted((*GRID_STEPS["good"], 5.0, 2.7, 2.2, 1.85, 1.55, 1.3, 1.1, 0.92, 0.42, 0.3, 0.18))
+    sorted((*GRID_STEPS["good"], 5.0, 2.7, 2.2, 1.85, 1.55, 1.3, 1.1, 0.92, 0.42, 0.3, 0.18), reverse=True)
 )
 
 # Ranks of the corrections tried on top of integers, as a share of the smaller side.

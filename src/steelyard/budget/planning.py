@@ -10,8 +10,9 @@ from typing import Any
 from steelyard.budget.bias import BIAS_CORRECTION, correctable, weight_of
 from steelyard.budget.candidates import Choice, Offer, offers
 from steelyard.budget.curve import Curve
-from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, hoped, is_apart, measure_curves
+from steelyard.budget.curves import DamageTable, byte_curves, choice_tensors, is_apart, measure_curves
 from steelyard.budget.knowledge import KnowledgeBase
+from steelyard.budget.least import least_payloads, sure_payloads, with_payloads
 from steelyard.budget.options import FitOptions
 from steelyard.budget.plan import Plan, TensorPlan
 from steelyard.budget.policy_menu import follow
@@ -50,20 +51,39 @@ class Planner:
         menu = _without(offers(opened.spec, format, options.effort, fuse, options.entropy), options.keep)
         self.menu = follow(menu, opened.spec, format, options.policy)
         self._curves: list[Curve] | None = None
+        self._payloads: dict[str, int] | None = None
         self._calibrated = False
         self.known: DamageTable = {}
 
-    def smallest_size(self) -> int:
-        """Return the exact bytes of the smallest result there is."""
-        return self._hoped_size(smallest_choice(self._bytes()))
+    def smallest_size(self, progress: Progress = SILENT) -> int:
+        """Return the exact bytes of the smallest result there is; codes not known yet are weighed for it.
 
-    def require_feasible(self, budget: int) -> None:
-        """Refuse an impossible budget before any work.
+        Once the curves are known it may be a few bytes less: a calibration can make the coarsest codes smaller.
+        """
+        return self._size_with(self._least(progress))
+
+    def require_feasible(self, budget: int, progress: Progress = SILENT) -> None:
+        """Refuse an impossible budget before any calibration.
 
         Raises:
             UserError: naming the smallest feasible size and the tensor that sets it.
         """
-        require_feasible(self._bytes(), self._hoped_size, budget)
+        # Codes need to be weighed only where a budget is so small that they decide.
+        if self._size_with(sure_payloads(self.opened.spec, self.menu)) > budget:
+            payloads = self._least(progress)
+            denser = "" if self.format.name == "steelyard" else "allow a denser format with --format steelyard"
+            require_feasible(self._bytes(payloads), lambda choice: self._exact(choice, payloads), budget, denser)
+
+    def _least(self, progress: Progress) -> dict[str, int]:
+        if self._curves is not None:
+            return {}  # The menu holds codecs as they would be written.
+        if self._payloads is None:
+            opened = self.opened
+            self._payloads = least_payloads(opened.checkpoint, opened.spec, self.menu, progress)
+        return self._payloads
+
+    def _size_with(self, payloads: Mapping[str, int]) -> int:
+        return self._exact(smallest_choice(self._bytes(payloads)), payloads)
 
     def learn(self, knowledge: KnowledgeBase, known: DamageTable, progress: Progress = SILENT) -> None:
         """Work out the curves; `known` is shared between the planners of one model."""
@@ -89,15 +109,15 @@ class Planner:
     @property
     def curves(self) -> list[Curve]:
         """The curves, of bytes alone until they have been learned."""
-        return self._bytes() if self._curves is None else self._curves
+        return self._bytes(self._least(SILENT)) if self._curves is None else self._curves
 
     def exact_size(self, choice: Sequence[int]) -> int:
         """Return the bytes on disk of a choice."""
         return self._size([offer.choices[index] for offer, index in zip(self.menu, choice, strict=True)])
 
-    def _hoped_size(self, choice: Sequence[int]) -> int:
-        spec = self.opened.spec
-        return self._size([hoped(spec, offer)[index] for offer, index in zip(self.menu, choice, strict=True)])
+    def _exact(self, choice: Sequence[int], payloads: Mapping[str, int]) -> int:
+        choices = [with_payloads(offer, payloads)[index] for offer, index in zip(self.menu, choice, strict=True)]
+        return self._size(choices)
 
     def _size(self, choices: Sequence[Choice]) -> int:
         spec = self.opened.spec
@@ -137,8 +157,8 @@ class Planner:
                 if self.format.supports(self.opened.spec, name, same):
                     yield name, replace(bias, codec=same, rounding=BIAS_CORRECTION)
 
-    def _bytes(self) -> list[Curve]:
-        return byte_curves(self.opened.spec, self.format, self.menu, self._digits)
+    def _bytes(self, payloads: Mapping[str, int]) -> list[Curve]:
+        return byte_curves(self.opened.spec, self.format, self.menu, payloads, self._digits)
 
     def _order(self) -> Any:
         """Sort key: the order of the checkpoint, copies of tied tensors last."""

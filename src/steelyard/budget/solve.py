@@ -52,8 +52,11 @@ def smallest_choice(curves: Sequence[Curve]) -> tuple[int, ...]:
     return tuple(curve.cheapest() for curve in curves)
 
 
-def require_feasible(curves: Sequence[Curve], exact_size: ExactSize, budget: int) -> None:
+def require_feasible(curves: Sequence[Curve], exact_size: ExactSize, budget: int, way_out: str = "") -> None:
     """Refuse a budget below the smallest feasible size.
+
+    Args:
+        way_out: what else can be done than ask for more.
 
     Raises:
         UserError: naming that size and the tensor that sets it.
@@ -67,7 +70,7 @@ def require_feasible(curves: Sequence[Curve], exact_size: ExactSize, budget: int
     raise UserError(
         f"a budget of {budget:,} bytes is too small: the smallest feasible size is {size:,} bytes "
         f"({format_size(size)}), set by {curves[heaviest].group} at {point.label} ({point.nbytes:,} bytes); "
-        f"ask for at least that, or allow a denser format with --format steelyard"
+        f"ask for at least that{way_out and f', or {way_out}'}"
     )
 
 
