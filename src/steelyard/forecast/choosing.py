@@ -126,8 +126,8 @@ def _score(
 ) -> Score:
     few = kept[: len(kept) - max(1, round(holdout * len(kept)))]
     held = kept[len(few) :]
-    inner = fit(rows.only(few).centred(), objective, starts=starts, seed=seed)
-    whole = fit(rows.only(kept).centred(), objective, starts=starts, seed=seed)
+    inner = fit(rows.only(few).centred(), objective, starts=starts, seed=seed, polish=False)
+    whole = fit(rows.only(kept).centred(), objective, starts=starts, seed=seed, polish=False)
     return Score(
         rows.law.name,
         whole,
@@ -188,7 +188,7 @@ def reliability(
         below, above = order[: round(cut * len(order))], order[round(cut * len(order)) :]
         if not len(above) or len(below) <= len(rows.law.parameters):
             continue
-        found = fit(rows.only(below).centred(), objective, starts=starts, seed=seed)
+        found = fit(rows.only(below).centred(), objective, starts=starts, seed=seed, polish=False)
         predicted = found.predict(rows.only(above).columns)
         with np.errstate(invalid="ignore", divide="ignore"):
             off = np.abs(np.log(predicted) - np.log(rows.measured[above]))

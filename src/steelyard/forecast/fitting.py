@@ -104,6 +104,7 @@ def fit(
     starts: int = STARTS,
     seed: int = 0,
     fixed: Mapping[str, float] | None = None,
+    polish: bool = True,
 ) -> Fit:
     """Fit a law to rows.
 
@@ -113,6 +114,7 @@ def fit(
         starts: fits begun in the law's box, from draws keyed by the law's name.
         seed: of the draws.
         fixed: constants to hold at a value.
+        polish: whether the best minimum is searched once more without slopes, for the last digits.
 
     Raises:
         UserError: if there are fewer rows than constants to fit, or no start leads anywhere.
@@ -134,11 +136,11 @@ def fit(
         raise UserError(
             f"law {law.name}: no start leads to a finite loss on these rows; check the units of the columns"
         )
-    best, value = _polish(rows, objective, ends[order[:3]], free)
-    exact = _problem(rows, objective, smooth=False)
-    everyone = np.concatenate([ends, best[None]])
-    scores = exact.value(everyone, np.arange(len(everyone)))
-    agreeing = int((scores[:-1] <= value * (1 + _AGREE) + 1e-300).sum())
+    scores = _problem(rows, objective, smooth=False).value(ends, np.arange(len(ends)))
+    best, value = ends[order[0]], float(scores[order[0]])
+    if polish and objective.kind != "l2":
+        best, value = _polish(rows, objective, best, value, free)
+    agreeing = int((scores <= value * (1 + _AGREE) + 1e-300).sum())
     return Fit(rows, objective, best, value, len(begin), agreeing, fixed, score_published(rows, objective, value))
 
 
@@ -247,34 +249,32 @@ def _solve_linear(rows: Rows, begin: Array, fixed: Mapping[str, float]) -> Array
     return solved
 
 
-def _polish(rows: Rows, objective: Objective, ends: Array, free: Array) -> tuple[Array, float]:
-    """Nelder and Mead's simplex on the best minima, for the kinks that slopes cannot see."""
+def _polish(rows: Rows, objective: Objective, end: Array, value: float, free: Array) -> tuple[Array, float]:
+    """Nelder and Mead's simplex around a minimum, for the kinks that slopes cannot see."""
     from scipy.optimize import minimize
 
-    exact = _problem(rows, objective, smooth=False)
-    nobody = np.zeros(1, dtype=int)
-    best, least = ends[0], float(exact.value(ends[:1], nobody)[0])
-    for end in ends:
+    exact, nobody = _problem(rows, objective, smooth=False), np.zeros(1, dtype=int)
 
-        def cost(moving: Array, base: Array = end) -> float:
-            place = base.copy()
-            place[free] = moving
-            value = float(exact.value(place[None], nobody)[0])
-            return value if np.isfinite(value) else 1e300
+    def cost(moving: Array) -> float:
+        place = end.copy()
+        place[free] = moving
+        found = float(exact.value(place[None], nobody)[0])
+        return found if np.isfinite(found) else 1e300
 
-        place = end[free]
-        value = cost(place)
-        for width in (1e-3, 1e-5):
-            simplex = np.vstack([place, place + width * np.eye(len(place))])
-            found = minimize(
-                cost,
-                place,
-                method="Nelder-Mead",
-                options={"initial_simplex": simplex, "xatol": 1e-12, "fatol": 1e-16, "maxfev": 150 * len(place)},
-            )
-            if found.fun < value:
-                place, value = found.x, float(found.fun)
-        if value < least:
-            best = end.copy()
-            best[free], least = place, value
-    return best, least
+    start = end[free]
+    found = minimize(
+        cost,
+        start,
+        method="Nelder-Mead",
+        options={
+            "initial_simplex": np.vstack([start, start + 1e-4 * np.eye(len(start))]),
+            "xatol": 1e-10,
+            "fatol": 1e-14 * value,
+            "maxfev": 150 * len(start),
+        },
+    )
+    if found.fun >= value:
+        return end, value
+    best = end.copy()
+    best[free] = found.x
+    return best, float(found.fun)
