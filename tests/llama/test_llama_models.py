@@ -104,6 +104,20 @@ def test_plain_files_give_transformers_logits(
     assert divergence(expected, found) < 1e-5
 
 
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_llama_cpp_finds_the_parts_of_a_split(
+    llama: Run, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "KINDS", folders.KINDS | MORE)
+    folder = build_tiny(kind, tmp_path / "model")
+    whole = convert_folder(folder, tmp_path / "one", "gguf").out / "model.gguf"
+    files = sorted(convert_folder(folder, tmp_path / "many", "gguf", max_shard_size=100_000).out.glob("*.gguf"))
+    assert len(files) > 2
+    windows = np.random.default_rng(3).integers(0, 250, (1, 24)).tolist()
+    one, many = (llama("logits", file, windows=windows)["logits"] for file in (whole, files[0]))
+    assert np.array_equal(one, many)
+
+
 def test_sentence_encoders_give_transformers_means(llama: Run, tmp_path: Path) -> None:
     from transformers import BertTokenizerFast
 
