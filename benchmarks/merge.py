@@ -5,7 +5,9 @@
 Siblings of one synthetic Llama in bfloat16 are written once into the work folder: a base, and experts that differ
 from it in every tenth entry. Each recipe is carried out by steelyard, by mergekit where it is given, and the
 average of two as a plain loop in C too, which reads, computes and writes the same bytes from as many threads: the
-floor. Every run is a whole process with the page cache warm; the best of `--repeats` counts.
+floor. Every run is a whole process with the page cache warm; the best of `--repeats` counts. What a process takes
+before and after its work is measured by merging models of a few hundred kilobytes: "start". Modules are compiled to
+bytecode by the first run and stay so, as an installation from wheels leaves them.
 """
 
 from __future__ import annotations
@@ -30,8 +32,19 @@ import numpy as np
 
 from steelyard.weights import FolderWriter, StoredTensor, plan_layout
 
-HIDDEN, INNER, VOCABULARY = 2048, 5632, 32000
 EXPERTS = 3
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Widths of a synthetic Llama."""
+
+    hidden: int = 2048
+    inner: int = 5632
+    vocabulary: int = 32000
+
+
+TINY = Sizes(64, 128, 256)
 
 _FLOOR = r"""
 #include <stdint.h>
@@ -68,7 +81,20 @@ RECIPES = {
         "parameters: {weight: 0.5, density: 0.5}\n"
     ),
     "passthrough": "models: [{model: expert1}]\nmerge_method: passthrough\n",
+    "della": (
+        "models: [{model: expert1}, {model: expert2}]\nmerge_method: della\nbase_model: base\n"
+        "parameters: {weight: 0.5, density: 0.5, epsilon: 0.1}\n"
+    ),
+    "arcee_fusion": "models: [{model: expert1}]\nmerge_method: arcee_fusion\nbase_model: base\n",
 }
+# mergekit has no such methods.
+OURS = {
+    "pcb_merging": (
+        "models: [{model: expert1}, {model: expert2}]\nmerge_method: pcb_merging\nbase_model: base\n"
+        "parameters: {weight: 1}\n"
+    ),
+}
+DEFAULT = ("linear", "task_arithmetic", "slerp", "nuslerp", "dare_ties", "ties", "passthrough")
 
 
 @dataclass(frozen=True)
@@ -80,27 +106,28 @@ class Run:
     memory: int
 
 
-def write_models(work: Path, gigabytes: float) -> None:
-    """Write the base and its experts, unless they are there."""
-    block = 2 * (2 * HIDDEN * HIDDEN + 2 * HIDDEN * HIDDEN // 4 + 3 * HIDDEN * INNER)
-    layers = max(1, round((gigabytes * 1e9 - 4 * VOCABULARY * HIDDEN) / block))
+def write_models(work: Path, gigabytes: float, sizes: Sizes) -> None:
+    """Write the base and its experts, unless they are there; a tiny one has one layer."""
+    hidden, inner, vocabulary = sizes.hidden, sizes.inner, sizes.vocabulary
+    block = 2 * (2 * hidden * hidden + 2 * hidden * hidden // 4 + 3 * hidden * inner)
+    layers = max(1, round((gigabytes * 1e9 - 4 * vocabulary * hidden) / block))
     config = {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": HIDDEN,
-        "intermediate_size": INNER, "num_hidden_layers": layers, "num_attention_heads": 32,
-        "num_key_value_heads": 8, "vocab_size": VOCABULARY, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": hidden,
+        "intermediate_size": inner, "num_hidden_layers": layers, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "vocab_size": vocabulary, "max_position_embeddings": 2048, "rms_norm_eps": 1e-5,
         "hidden_act": "silu", "tie_word_embeddings": False, "torch_dtype": "bfloat16",
     }  # fmt: skip
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN)}
+    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (vocabulary, hidden)}
     for layer in range(layers):
         start = f"model.layers.{layer}."
         for name, shape in {
-            "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (HIDDEN // 4, HIDDEN),
-            "self_attn.v_proj": (HIDDEN // 4, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN),
-            "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN), "mlp.down_proj": (HIDDEN, INNER),
-            "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
+            "self_attn.q_proj": (hidden, hidden), "self_attn.k_proj": (hidden // 4, hidden),
+            "self_attn.v_proj": (hidden // 4, hidden), "self_attn.o_proj": (hidden, hidden),
+            "mlp.gate_proj": (inner, hidden), "mlp.up_proj": (inner, hidden), "mlp.down_proj": (hidden, inner),
+            "input_layernorm": (hidden,), "post_attention_layernorm": (hidden,),
         }.items():  # fmt: skip
             shapes[f"{start}{name}.weight"] = shape
-    shapes |= {"model.norm.weight": (HIDDEN,), "lm_head.weight": (VOCABULARY, HIDDEN)}
+    shapes |= {"model.norm.weight": (hidden,), "lm_head.weight": (vocabulary, hidden)}
     for number, name in enumerate(["base", *(f"expert{i}" for i in range(1, EXPERTS + 1))]):
         if (work / name).exists():
             continue
@@ -128,7 +155,11 @@ def measure(command: Sequence[str], work: Path, out: Path) -> Run:
     shutil.rmtree(out.with_name(f".{out.name}.partial"), ignore_errors=True)
     before = os.times()
     begin = time.perf_counter()
-    process = subprocess.Popen(command, cwd=work, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    # Without this a shell that forbids bytecode would have every run compile the modules of a package from source.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    process = subprocess.Popen(
+        command, cwd=work, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
     most = 0
     while process.poll() is None:
         most = max(most, anonymous(process.pid))
@@ -199,25 +230,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--gigabytes", type=float, default=1.0)
-    parser.add_argument("--methods", default=",".join(RECIPES))
+    parser.add_argument("--methods", default=",".join(DEFAULT), help=f"of {', '.join([*RECIPES, *OURS])}")
     parser.add_argument("--mergekit", help="path of mergekit-yaml")
     parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
-    work = arguments.work / f"{arguments.gigabytes:g}GB"
-    work.mkdir(parents=True, exist_ok=True)
-    write_models(work, arguments.gigabytes)
+    work, tiny = arguments.work / f"{arguments.gigabytes:g}GB", arguments.work / "tiny"
+    for folder, size, sizes in ((work, arguments.gigabytes, Sizes()), (tiny, 0.0, TINY)):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_models(folder, size, sizes)
     out = work / "out"
     steelyard = str(Path(sys.executable).parent / "steelyard")
     threads = len(os.sched_getaffinity(0))
     rows = [("floor in C", "linear", partial(floor, work, out, threads))]
-    for method in arguments.methods.split(","):
-        recipe = work / f"{method}.yml"
-        recipe.write_text(RECIPES[method] + "dtype: bfloat16\n")
+    jobs = [("start", "linear", tiny), *((method, method, work) for method in arguments.methods.split(","))]
+    for shown, method, folder in jobs:
+        recipe = folder / f"{method}.yml"
+        recipe.write_text({**RECIPES, **OURS}[method] + "dtype: bfloat16\n")
         ours = [steelyard, "merge", str(recipe), str(out)]
-        rows.append(("steelyard", method, partial(measure, ours, work, out)))
-        if arguments.mergekit:
+        rows.append(("steelyard", shown, partial(measure, ours, folder, out)))
+        if arguments.mergekit and method in RECIPES:
             theirs = [arguments.mergekit, str(recipe), str(out), "--quiet"]
-            rows.append(("mergekit", method, partial(measure, theirs, work, out)))
+            rows.append(("mergekit", shown, partial(measure, theirs, folder, out)))
     print(f"{'':10}  {'method':16} {'wall s':>7} {'cpu s':>7} {'anonymous MB':>13}")
     for who, method, run in rows:
         runs = [run() for _ in range(arguments.repeats)]

@@ -115,9 +115,9 @@ class StoredModel:
         return lambda start, stop: flat[start:stop]
 
     def resident(self, name: str) -> int:
-        """Return the bytes a reader holds: of the codes, or of the tensor decoded in float32."""
+        """Return the bytes a reader holds: what was fetched, the codes, or the tensor decoded in float32."""
         if self._logical.codec(name) is None:
-            return 0
+            return 0 if self.checkpoint.folder is not None else self._logical.stored_bytes(name)
         if self._by_rows(name) is not None:
             return self._logical.stored_bytes(name)
         return 4 * int(np.prod(self.shape(name), dtype=np.int64))
