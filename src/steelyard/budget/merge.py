@@ -110,13 +110,13 @@ def forecast_file(recipe: str | Path, options: MergeOptions) -> list[dict[str, A
         sentence = f"{found['tensors']} tensors, {found['bytes']:,} bytes to write"
         return [{"name": "", "method": f"a mixture ({found['architecture']})", **found, "sentence": sentence}]
     planned = forecasts(read_recipes(path), options, where=str(recipe), check=_check(options))
-    found = [{**forecast.to_dict(), "sentence": forecast.sentence()} for forecast in planned]
-    if options.shaped and found:
+    told = [{**forecast.to_dict(), "sentence": forecast.sentence()} for forecast in planned]
+    if options.shaped and told:
         form = options.format or "what fits"
-        found[-1]["notes"].append(
+        told[-1]["notes"].append(
             f"these are the merge's numbers; it is then stored as {form}, beside it on the disk"
         )
-    return found
+    return told
 
 
 def merge_step(
