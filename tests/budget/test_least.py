@@ -51,8 +51,8 @@ def test_a_calibration_cannot_take_the_smallest_size_away(tmp_path: Path, tiny_l
     """Rows that matter get finer steps, and more bytes, than codes made without a calibration have."""
     from steelyard.budget.learning import learn
 
-    texts = tmp_path / "text.txt"
-    texts.write_text("Weights are weighed on a steelyard before they are shipped.\n" * 40)
+    texts = tmp_path / "tokens.npy"
+    np.save(texts, np.random.default_rng(3).integers(0, 40, 600))
     options = FitOptions.model_validate({"ratio": 1, "data": str(texts), "effort": "quick"})
     with open_model(tiny_llama) as opened:
         planner = Planner(opened, get("steelyard"), options)
