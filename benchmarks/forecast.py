@@ -37,32 +37,37 @@ def fits() -> Rows:
         try:
             for case in cases():
                 found = fit(case.rows, case.objective, starts=case.starts, fixed=case.fixed)
-                least = case.reference[0] if case.reference else None
-                made.append(
-                    {
-                        "folder": case.folder,
-                        "rows": case.label,
-                        "law": found.law.name,
-                        "runs": len(case.rows),
-                        "published": least,
-                        "by": case.reference[1] if case.reference else "",
-                        "ours": found.value,
-                        "agree": f"{found.agreeing}/{found.starts}",
-                        "error %": 100 * found.error,
-                        "R2": found.r2,
-                        "constants": {name: float(f"{value:.6g}") for name, value in found.constants.items()},
-                    }
-                )
+                made.append(_row(case, found))
+                print(_line(made[-1]), flush=True)
         except UserError as error:
             print(f"left out: {error}")
-    for row in made:
-        published = "-" if row["published"] is None else f"{row['published']:.8g}"
-        print(
-            f"{row['folder']:20} {row['rows']:20} {row['law']:16} published {published:>12}  "
-            f"ours {row['ours']:<13.8g} starts {row['agree']:>8}  error {row['error %']:.3f} %"
-        )
-        print("    " + ", ".join(f"{name} {value:.6g}" for name, value in row["constants"].items()))
     return made
+
+
+def _row(case: Any, found: Any) -> dict[str, Any]:
+    return {
+        "folder": case.folder,
+        "rows": case.label,
+        "law": found.law.name,
+        "runs": len(case.rows),
+        "objective": found.objective.label,
+        "published": case.reference[0] if case.reference else None,
+        "by": case.reference[1] if case.reference else "",
+        "ours": found.value,
+        "agree": f"{found.agreeing}/{found.starts}",
+        "error %": 100 * found.error,
+        "R2": found.r2,
+        "constants": {name: float(f"{value:.6g}") for name, value in found.constants.items()},
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    published = "-" if row["published"] is None else f"{row['published']:.8g}"
+    constants = ", ".join(f"{name} {value:.6g}" for name, value in row["constants"].items())
+    return (
+        f"{row['folder']:20} {row['rows']:20} {row['law']:16} published {published:>12}  ours {row['ours']:<13.8g} "
+        f"starts {row['agree']:>8}  error {row['error %']:.3f} %\n    {constants}"
+    )
 
 
 def rectified() -> Rows:

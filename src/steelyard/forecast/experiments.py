@@ -16,7 +16,7 @@ from steelyard.errors import UserError
 from steelyard.forecast.fitting import Fit
 from steelyard.forecast.law import Array
 
-THRIFT = 0.5
+THRIFT = 0.2
 _RIDGE = 1e-8
 
 
