@@ -163,18 +163,23 @@ def linear(places: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def methods(bench: Bench) -> Iterator[Row]:
-    """Yield every method's losses on all experts."""
-    yield "base", bench.base, ""
+def methods(bench: Bench, only: str = "") -> Iterator[Row]:
+    """Yield every method's losses on all experts, or those of which the name has something in it."""
+    if only in "base":
+        yield "base", bench.base, ""
     for task, losses in bench.own.items():
-        yield f"expert: {task}", losses, ""
-    yield "ensemble of the experts", bench.ensemble(), f"{len(bench.tasks)} models"
+        if only in f"expert: {task}":
+            yield f"expert: {task}", losses, ""
+    if only in "ensemble of the experts":
+        yield "ensemble of the experts", bench.ensemble(), f"{len(bench.tasks)} models"
     places = list(bench.experts.values())
     for name, recipe in unscaled(places).items():
-        yield name, bench.losses(recipe), ""
+        if only in name:
+            yield name, bench.losses(recipe), ""
     for name in recipes(places, 1.0):
-        scale, recipe = bench.best_scale(name, bench.tasks)
-        yield name, bench.losses(recipe), f"scale {scale:g}"
+        if only in name:
+            scale, recipe = bench.best_scale(name, bench.tasks)
+            yield name, bench.losses(recipe), f"scale {scale:g}"
 
 
 def scale(bench: Bench) -> Iterator[Row]:
@@ -244,13 +249,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experts", type=Path)
     parser.add_argument("--part", choices=("methods", "scale", "searched"), default="methods")
+    parser.add_argument("--only", default="", help="methods: those of which the name has this in it")
     parser.add_argument("--windows", type=int, default=16, help="most windows of 256 tokens of each task")
     parser.add_argument("--evaluations", type=int, default=20)
     parser.add_argument("--steps", type=int, default=12)
     given = parser.parse_args()
     bench = Bench(given.experts, given.windows)
     parts = {
-        "methods": lambda: methods(bench),
+        "methods": lambda: methods(bench, given.only),
         "scale": lambda: scale(bench),
         "searched": lambda: searched(bench, given.evaluations, given.steps),
     }
