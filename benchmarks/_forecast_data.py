@@ -288,7 +288,33 @@ def cerebras_cases() -> Iterator[Case]:
         yield Case("cerebras_gpt", column, rows, Objective("l2"))
 
 
+def schedule_cases() -> Iterator[Case]:
+    """The three schedules that the papers fit to, by the law of annealing."""
+    from steelyard.forecast.schedules import areas, schedule
+
+    table = Table("lr_schedule_curves", "curves.csv")
+    constant = schedule(16000, 3e-4, warmup=2160, decay="constant")
+    rates = {
+        "cosine_24000": schedule(24000, 3e-4, 3e-5, warmup=2160),
+        "constant_24000": schedule(24000, 3e-4, warmup=2160, decay="constant"),
+        "wsdcon_9": np.where(np.arange(16000) < 8000, constant, 9e-5),
+    }
+    for size in (25, 100, 400):
+        early, late, losses = [], [], []
+        for name, rate in rates.items():
+            mine = (table.words("schedule") == name) & (table["model_m_params"] == size)
+            mine &= table["step"] < len(rate)
+            first, second = areas(rate, 0.999, warmup=2160)
+            steps = table["step"][mine].astype(int)
+            early.append(first[steps])
+            late.append(second[steps])
+            losses.append(table["loss"][mine])
+        rows = law_rows("annealing", np.concatenate(losses), S1=np.concatenate(early), S2=np.concatenate(late))
+        yield Case("lr_schedule_curves", f"{size}M", rows, Objective())
+
+
 CASES = (
+    schedule_cases,
     chinchilla_cases,
     gemstones_cases,
     data_constrained_cases,

@@ -37,8 +37,6 @@ def test_fit_predict_and_pictures(runs: Path, tmp_path: Path, steelyard: Steelya
     assert "E + A/N^alpha + B/D^beta" in ended.out and "of 4 starts agree" in ended.out
     assert page.read_text().count("<svg") >= 2 * 7
     assert {"loss.png", "residuals.png", "profile-E.png"} <= {path.name for path in (tmp_path / "png").iterdir()}
-    data = json.loads(steelyard("forecast", "fit", runs, "--law", "chinchilla", *FAST, "--json").out)
-    assert data["constants"]["E"] == pytest.approx(1.8, rel=0.05) and data["rows"] == 36
     ended = steelyard(
         "forecast",
         "predict",
@@ -52,7 +50,9 @@ def test_fit_predict_and_pictures(runs: Path, tmp_path: Path, steelyard: Steelya
         "N=1e11,D=1e13",
         "--json",
     )
-    forecast, far = json.loads(ended.out)["forecasts"]
+    data = json.loads(ended.out)
+    assert data["constants"]["E"] == pytest.approx(1.8, rel=0.05)
+    forecast, far = data["forecasts"]
     truth = 1.8 + 480 / 1e10**0.35 + 2000 / 4e11**0.366
     assert forecast["interval"][0] < truth < forecast["interval"][1]
     assert forecast["beyond"]["N"] == pytest.approx(5) and forecast["beyond"]["C"] == pytest.approx(25)
@@ -72,13 +72,13 @@ def test_compare_and_the_three_roads(runs: Path, steelyard: Steelyard) -> None:
 
 def test_plan_audit_next(runs: Path, steelyard: Steelyard) -> None:
     law = ("--law", "chinchilla")
-    ended = steelyard("forecast", "plan", runs, *law, "--flops", "1e22", "--bootstraps", 20, "--json")
-    plan = json.loads(ended.out)["plan"]
-    assert 6 * plan["parameters"] * plan["tokens"] == pytest.approx(1e22)
-    hours = steelyard(
+    ended = steelyard(
         "forecast", "plan", runs, *law, "--hours", 1000, "--device", "t4", "--bootstraps", 20, "--json"
     )
-    assert json.loads(hours.out)["hours"] == pytest.approx(1000)
+    data = json.loads(ended.out)
+    assert data["hours"] == pytest.approx(1000)
+    # A T4 reaches a share of 65 Tflop/s in 16 bits.
+    assert 6 * data["plan"]["parameters"] * data["plan"]["tokens"] == pytest.approx(0.6 * 65e12 * 3.6e6)
     ended = steelyard("forecast", "audit", runs, *law, "--at", "N=1e11,D=1e10,loss=2.3", "--bootstraps", 20)
     assert ended.code == 0 and "of its operations buy nothing" in ended.out and "measured 2.3000" in ended.out
     ended = steelyard("forecast", "next", runs, *law, "--flops", "1e21", "--for", "N=1e10,D=2e11", "--json")
@@ -112,7 +112,10 @@ def test_hparams(tmp_path: Path, steelyard: Steelyard) -> None:
         (("fit", "RUNS", "--law", "data-constrained"), "no column is known as U (unique data)"),
         (("predict", "RUNS"), "say which run, as in --at"),
         (("predict", "RUNS", "--at", "N=x"), "--at N=x: give NAME=NUMBER"),
-        (("predict", "RUNS", "--law", "chinchilla", "--starts", "2", "--at", "N=1e9"), "say D too"),
+        (
+            ("predict", "RUNS", "--law", "chinchilla", "--starts", "2", "--bootstraps", "20", "--at", "N=1e9"),
+            "say D too",
+        ),
         (("plan", "RUNS"), "give one goal"),
         (("plan", "RUNS", "--hours", "3"), "--hours and --device go together"),
         (("audit", "RUNS", "--at", "N=1e9"), "audit needs N and D"),

@@ -13,12 +13,12 @@ from steelyard.errors import UserError
 from steelyard.forecast.schedules import areas, multi_power, schedule
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=8)
 @given(st.integers(1, 10**6), st.floats(0.5, 0.9999), st.integers(0, 10))
 def test_areas_are_the_double_sums(seed: int, momentum: float, warmup: int) -> None:
-    rate = np.random.default_rng(seed).random(40)
+    rate = np.random.default_rng(seed).random(24)
     first, second = areas(rate, momentum, warmup)
-    for step in (0, 7, 39):
+    for step in (0, 7, 23):
         expected = sum(
             (rate[k - 1] - rate[k]) * momentum ** (i - k) for i in range(step + 1) for k in range(warmup + 1, i + 1)
         )

@@ -142,7 +142,7 @@ def fit_runs(
     trusted = None
     try:
         if found.law.logarithmic and not fixed:
-            trusted = reliability(rows, table.compute(), objective, seed=seed)
+            trusted = reliability(rows, table.compute(), objective, starts=min(starts, 16), seed=seed)
     except UserError as error:
         notes.append(str(error))
     return FitReport(table, found, resampled, profiled, said, trusted, comparison, tuple(notes))
