@@ -55,7 +55,7 @@ def areas(rate: Array, momentum: float = 0.999, warmup: int = 0) -> tuple[Array,
     """Return S1 and S2 of the law of annealing at every step, each [steps].
 
     S1 is the sum of learning rates; S2 the sum of m_i = momentum m_(i-1) + (rate_(i-1) - rate_i), counted after the
-    warm-up (Tissue et al. 2024, arXiv:2408.11029, eq. 1 and 2).
+    warm-up (Tissue et al. 2024, arXiv:2408.11029).
 
     Args:
         rate: of every step.
@@ -71,7 +71,7 @@ def areas(rate: Array, momentum: float = 0.999, warmup: int = 0) -> tuple[Array,
 
 
 def multi_power(rate: Array, at: Array, constants: tuple[float, float, float, float, float, float, float]) -> Array:
-    """Return losses by the multi-power law (Luo et al. 2025, arXiv:2503.12811, eq. 3), [len(at)].
+    """Return losses by the multi-power law (Luo et al. 2025, arXiv:2503.12811), [len(at)].
 
     L0 + A S(t)^-alpha - B sum_k (rate_(k-1) - rate_k) (1 - (1 + C rate_k^-gamma (S(t) - S(k-1)))^-beta)
 

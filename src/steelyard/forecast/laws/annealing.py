@@ -12,7 +12,7 @@ from steelyard.forecast.law import Array, exponent, law, scale
 @law(
     name="annealing",
     formula="L0 + A/S1^alpha - C S2",
-    paper="Tissue et al. 2024, arXiv:2408.11029, eq. 1",
+    paper="Tissue et al. 2024, arXiv:2408.11029",
     columns={"S1": "log", "S2": "raw"},
     parameters=(
         scale("A", ("alpha", "S1")),

@@ -12,7 +12,7 @@ from steelyard.forecast.law import Array, Published, exponent, inner, law, scale
 @law(
     name="critical-batch",
     formula="S_min (1 + B_crit/batch)",
-    paper="McCandlish et al. 2018, arXiv:1812.06162, eq. 2.11; per size in Zhang et al. 2024, arXiv:2410.21676",
+    paper="McCandlish et al. 2018, arXiv:1812.06162; per size in Zhang et al. 2024, arXiv:2410.21676",
     columns={"batch": "log"},
     parameters=(scale("S_min", low=3.0, high=14.0), inner("B_crit", (1.0, "batch"), low=-3.0, high=4.0)),
     data="critical_batch_size",

@@ -26,7 +26,7 @@ def _published(router: str, *values: float) -> Published:
 @law(
     name="clark",
     formula="log L = a log N + b log Ê + c log N log Ê + d, 1/Ê = 1/(E - 1 + 1/(1/E_start - 1/E_max)) + 1/E_max",
-    paper="Clark et al. 2022, arXiv:2202.01169, eqs. 1 and 15; logarithms to base 10, N dense",
+    paper="Clark et al. 2022, arXiv:2202.01169; logarithms to base 10, N dense",
     columns={"N": "ln", "E": "raw"},
     parameters=(
         exponent("a", -0.2, -0.02),

@@ -14,7 +14,7 @@ _SIX = 0.5 * float(np.log(6.0))
 @law(
     name="gadre",
     formula="E + a/N^alpha + b 6^(-alpha/2)/D^alpha",
-    paper="Gadre et al. 2024, arXiv:2403.08540, eq. 4, as their code has it (6 in the second term only)",
+    paper="Gadre et al. 2024, arXiv:2403.08540, as their code has it (6 in the second term only)",
     columns={"N": "log", "D": "log"},
     parameters=(
         scale("a", ("alpha", "N")),
@@ -42,7 +42,7 @@ def gadre(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
 @law(
     name="downstream-error",
     formula="epsilon - k exp(-gamma loss)",
-    paper="Gadre et al. 2024, arXiv:2403.08540, eq. 5",
+    paper="Gadre et al. 2024, arXiv:2403.08540",
     columns={"loss": "raw"},
     parameters=(signed("k", low=0.1, high=3.0), exponent("gamma", 0.1, 2.0), signed("epsilon", low=0.3, high=1.0)),
     published=(

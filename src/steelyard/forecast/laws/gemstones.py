@@ -12,7 +12,7 @@ from steelyard.forecast.law import Array, exponent, law, scale
 @law(
     name="width-depth",
     formula="E + A_w/width^w + A_d/depth^d + A_p/N^p + B/D^b",
-    paper="McLeish et al. 2025, arXiv:2502.06857, eq. 3",
+    paper="McLeish et al. 2025, arXiv:2502.06857",
     columns={"width": "log", "depth": "log", "N": "log", "D": "log"},
     parameters=(
         scale("A_w", ("w", "width"), low=-5.0),

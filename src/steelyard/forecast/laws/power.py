@@ -41,7 +41,7 @@ def power_size(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
 @law(
     name="power-compute",
     formula="(C0/C)^gamma + E",
-    paper="Henighan et al. 2020, arXiv:2010.14701, eq. 1.1; Dey et al. 2023, arXiv:2304.03208, eq. 1",
+    paper="Henighan et al. 2020, arXiv:2010.14701; Dey et al. 2023, arXiv:2304.03208",
     columns={"C": "log"},
     parameters=(origin("C0", "C", "gamma"), exponent("gamma", 0.02, 0.3), scale("E")),
     published=(

@@ -12,7 +12,7 @@ from steelyard.forecast.law import Array, Published, exponent, inner, law, scale
 @law(
     name="precision",
     formula="A/(N (1 - exp(-bits/gamma)))^alpha + B/D^beta + E",
-    paper="Kumar et al. 2024, arXiv:2411.04330, eq. 3 for weights trained in few bits",
+    paper="Kumar et al. 2024, arXiv:2411.04330 for weights trained in few bits",
     columns={"N": "log", "D": "log", "bits": "raw"},
     parameters=(
         scale("A", ("alpha", "N")),
@@ -42,7 +42,7 @@ def precision(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
 @law(
     name="precision-post-training",
     formula="C D^g_D / N^g_N exp(-bits/gamma)",
-    paper="Kumar et al. 2024, arXiv:2411.04330, eq. 2",
+    paper="Kumar et al. 2024, arXiv:2411.04330",
     columns={"N": "log", "D": "log", "bits": "raw"},
     parameters=(
         scale("C", ("g_N", "N"), ("-g_D", "D"), low=-6.0, high=4.0),
@@ -71,7 +71,7 @@ def precision_post_training(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
 @law(
     name="low-bit-degradation",
     formula="k D^beta / (N^alpha bits^gamma)",
-    paper="Ouyang et al. 2024, arXiv:2411.17691, eq. 1",
+    paper="Ouyang et al. 2024, arXiv:2411.17691",
     columns={"N": "log", "D": "log", "bits": "log"},
     parameters=(
         scale("k", ("alpha", "N"), ("-beta", "D"), ("gamma", "bits"), low=-6.0, high=4.0),
@@ -90,7 +90,7 @@ def low_bit_degradation(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
 @law(
     name="quantization-aware",
     formula="k D^g_D (log2 group)^g_G / N^g_N",
-    paper="Chen et al. 2025, arXiv:2505.14302, eq. 4",
+    paper="Chen et al. 2025, arXiv:2505.14302",
     columns={"N": "log", "D": "log", "group": "raw"},
     parameters=(
         scale("k", ("g_N", "N"), ("-g_D", "D"), low=-6.0, high=2.0),

@@ -12,7 +12,7 @@ from steelyard.forecast.law import Array, exponent, inner, law, scale
 @law(
     name="rectified",
     formula="B/(D_l + D^beta) + E",
-    paper="Lin et al. 2024, arXiv:2402.02314, eq. 4",
+    paper="Lin et al. 2024, arXiv:2402.02314",
     columns={"D": "log"},
     parameters=(
         scale("B", ("beta", "D"), low=-2.0, high=2.0),

@@ -12,7 +12,7 @@ from steelyard.forecast.law import Array, Published, exponent, law, origin, scal
 @law(
     name="weight-sparsity",
     formula="(a_S (1-S)^b_S + c_S)/N^b_N + (a_D/D)^b_D + c",
-    paper="Frantar et al. 2023, arXiv:2309.08520, eq. 1; N counts the weights that are not zero",
+    paper="Frantar et al. 2023, arXiv:2309.08520; N counts the weights that are not zero",
     columns={"N": "log", "S": "raw", "D": "log"},
     parameters=(
         scale("a_S", ("b_N", "N")),
