@@ -40,7 +40,6 @@ FUSIONS: dict[str, FuseOptions] = {
     "pleas 1.0, by weights": FuseOptions(method="pleas"),
     "pleas 1.5, means": FuseOptions(method="pleas", match="activations", width=1.5, fit=False),
     "pleas 1.5": FuseOptions(method="pleas", match="activations", width=1.5),
-    "pleas 1.5, heads too": FuseOptions(method="pleas", match="activations", width=1.5, heads=True),
     "pleas 2.0, heads too": FuseOptions(method="pleas", match="activations", width=2.0, heads=True),
     "pleas 2.0, means": FuseOptions(method="pleas", match="activations", width=2.0, fit=False),
     "pleas 2.0": FuseOptions(method="pleas", match="activations", width=2.0),

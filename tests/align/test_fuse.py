@@ -299,8 +299,8 @@ def test_all_heads_of_both_give_the_mean_of_what_their_attentions_give(tmp_path:
 
 @pytest.mark.parametrize(("width", "kv_heads"), [(1.0, 2), (1.5, 3), (1.7, 3), (2.0, 4)])
 def test_so_many_heads_as_the_width_says(tmp_path: Path, width: float, kv_heads: int) -> None:
-    original = family(tmp_path / "original", "llama")
-    copy, _ = shuffle(tmp_path / "copy", "llama", seed=3)
+    original = family(tmp_path / "original", "qwen3")
+    copy, _ = shuffle(tmp_path / "copy", "qwen3", seed=3)
     done = fuse_folder(
         original, copy, tmp_path / "one", FuseOptions(method="pleas", width=width, heads=True, fit=False)
     )
@@ -310,6 +310,12 @@ def test_so_many_heads_as_the_width_says(tmp_path: Path, width: float, kv_heads:
         tokens = np.random.default_rng(0).integers(0, 96, (1, 12))
         logits = [run(m.spec, lambda name, m=m: m.checkpoint.tensor(name), tokens) for m in (one, two)]
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+
+
+def test_heads_that_transformers_would_not_load(tmp_path: Path) -> None:
+    folders = [family(tmp_path / str(seed), "llama", seed) for seed in (1, 2)]
+    with pytest.raises(UserError, match="makes 9 heads, and transformers loads a llama of 24 channels only with"):
+        fuse_folder(*folders, tmp_path / "one", FuseOptions(method="pleas", width=1.5, heads=True, fit=False))
 
 
 def test_heads_that_share_the_width_of_the_model(tmp_path: Path) -> None:

@@ -136,8 +136,8 @@ def _pleas(two: Two, options: FuseOptions, progress: Progress) -> _Made:
     spaces: dict[str, Partial] = {}
     kv_heads = _kv_heads(two)
     if options.heads:
-        _check_heads(two)
         kv_heads = int(options.width * kv_heads + 0.5)
+        _check_heads(two, kv_heads)
 
     def alike(space: str) -> np.ndarray:
         found = likeness.get(space)
@@ -161,17 +161,23 @@ def _kv_heads(two: Two) -> int:
     return two.symmetry.attentions[0].kv_heads
 
 
-def _check_heads(two: Two) -> None:
-    """Refuse other numbers of heads where the config has no size for them.
+def _check_heads(two: Two, kv_heads: int) -> None:
+    """Refuse other numbers of heads where the config has no size for them, or transformers does not load them.
 
     Raises:
-        UserError: naming the model types that have one.
+        UserError: naming the model types that have one, or the number of heads.
     """
     kind = two.first.spec.model_type
     if kind not in _FREE_HEADS:
         raise UserError(
             f"{two.first.location} is a {kind}, whose heads share the width of the model; only "
             f"{', '.join(_FREE_HEADS)} can have more: leave out --heads"
+        )
+    heads, hidden = kv_heads * two.symmetry.attentions[0].repeat, two.symmetry.sizes["stream"]
+    if kind == "llama" and hidden % heads:
+        raise UserError(
+            f"that width makes {heads} heads, and transformers loads a llama of {hidden} channels only with heads "
+            "that divide them; choose another --width, such as 2, or leave out --heads"
         )
 
 
