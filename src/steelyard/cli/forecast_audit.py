@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import click
 
-from steelyard.cli.forecast_options import law_option, pairs, read, run_options
+from steelyard.cli.forecast_options import Asked, pairs, run_options
 from steelyard.errors import UserError
 
 
 @click.command("audit")
 @run_options
-@law_option("auto")
 @click.option(
     "--at", required=True, metavar="N=175e9,D=300e9[,loss=1.9]", help="the run; its loss where it is known"
 )
 @click.option("--bootstraps", type=click.IntRange(20), default=200, help="resamples  [default: 200]")
 def command(
-    runs: str,
-    mapping: str,
-    where: tuple[str, ...],
-    seed: int,
-    as_json: bool,
-    law: str,
+    asked: Asked,
     at: str,
     bootstraps: int,
 ) -> None:
@@ -36,11 +30,11 @@ def command(
     if not {"N", "D"} <= set(place):
         raise UserError("--at: audit needs N and D of the run")
     measured = place.pop("loss", None)
-    report = fit_runs(read(runs, mapping, where), law, bootstraps=bootstraps, seed=seed)
+    report = fit_runs(asked.table(), asked.law, bootstraps=bootstraps, seed=asked.seed)
     others = {name: value for name, value in place.items() if name not in ("N", "D")}
     found = audit(report.fit, place["N"], place["D"], measured, others)
     forecast = predict(report, place)
-    if as_json:
+    if asked.as_json:
         show_json({"law": report.fit.law.name, **plain(asdict(found)), "forecast": forecast.to_dict()})
         return
     click.echo(f"predicted loss {found.loss:.4f}; the best for as many operations {found.best:.4f}")

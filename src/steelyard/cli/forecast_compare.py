@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steelyard.cli.forecast_options import law_option, objective, objective_options, read, run_options
+from steelyard.cli.forecast_options import Asked, objective_options, run_options
 
 if TYPE_CHECKING:
     from steelyard.forecast.choosing import Comparison
+    from steelyard.forecast.objective import Objective
     from steelyard.forecast.runs import RunTable
 
 
 @click.command("compare")
 @run_options
-@law_option("auto")
 @objective_options
 @click.option(
     "--holdout", type=float, default=0.25, help="share of runs, of most compute, held out  [default: 0.25]"
@@ -24,15 +24,8 @@ if TYPE_CHECKING:
 @click.option("--approaches", "three", is_flag=True, help="N* ~ C^a by envelope, IsoFLOP minima and surface")
 @click.option("--starts", type=click.IntRange(1), default=32, help="fits begun for each  [default: 32]")
 def command(
-    runs: str,
-    mapping: str,
-    where: tuple[str, ...],
-    seed: int,
-    as_json: bool,
-    law: str,
-    kind: str,
-    delta: float,
-    plain: bool,
+    asked: Asked,
+    objective: Objective | None,
     holdout: float,
     outer: float,
     three: bool,
@@ -46,30 +39,30 @@ def command(
     from steelyard.forecast.choosing import compare
     from steelyard.forecast.job import comparison_data
 
-    names = [] if law == "auto" else [name.strip() for name in law.split(",") if name.strip()]
-    table = read(runs, mapping, where)
+    names = [] if asked.law == "auto" else [name.strip() for name in asked.law.split(",") if name.strip()]
+    table = asked.table()
     if three:
-        _approaches(table, law, seed, as_json)
+        _approaches(table, asked)
         return
     found = compare(
         table,
         names,
-        objective(kind, delta, plain),
+        objective,
         holdout=holdout,
         outer=outer,
         starts=starts,
-        seed=seed,
+        seed=asked.seed,
     )
-    if as_json:
+    if asked.as_json:
         show_json(comparison_data(found))
         return
     show_comparison(found)
     for note in found.notes:
         click.echo(f"note: {note}")
-    click.echo(f"next: steelyard forecast fit {runs} --law {found.best.law}")
+    click.echo(f"next: steelyard forecast fit {asked.runs} --law {found.best.law}")
 
 
-def _approaches(runs: RunTable, law: str, seed: int, as_json: bool) -> None:
+def _approaches(runs: RunTable, asked: Asked) -> None:
     from dataclasses import asdict
 
     from rich.table import Table
@@ -78,8 +71,8 @@ def _approaches(runs: RunTable, law: str, seed: int, as_json: bool) -> None:
     from steelyard.forecast.approaches import approaches
     from steelyard.forecast.job import plain
 
-    found = approaches(runs, law, seed=seed)
-    if as_json:
+    found = approaches(runs, asked.law, seed=asked.seed)
+    if asked.as_json:
         show_json([plain(asdict(answer)) for answer in found])
         return
     table = Table(title=f"{len(runs)} runs; compute-optimal N* = k C^a", title_justify="left")

@@ -8,40 +8,31 @@ from typing import TYPE_CHECKING
 import click
 
 from steelyard.cli.forecast_options import (
+    Asked,
     columns_of,
-    law_option,
-    objective,
+    fit_options,
     objective_options,
     pairs,
-    read,
     run_options,
     short,
 )
 
 if TYPE_CHECKING:
     from steelyard.forecast.job import FitReport
+    from steelyard.forecast.objective import Objective
 
 
 @click.command("fit")
 @run_options
-@law_option("auto")
 @objective_options
 @click.option("--holdout", type=float, default=0.25, help="for auto: share of runs held out  [default: 0.25]")
-@click.option("--starts", type=click.IntRange(1), default=64, help="fits begun  [default: 64]")
-@click.option("--bootstraps", type=click.IntRange(20), default=1000, help="resamples  [default: 1000]")
+@fit_options(1000)
 @click.option("--fix", default="", metavar="NAME=VALUE,…", help="hold these constants")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="write a page with figures")
 @click.option("--png", type=click.Path(file_okay=False, path_type=Path), help="write the figures into this folder")
 def command(
-    runs: str,
-    mapping: str,
-    where: tuple[str, ...],
-    seed: int,
-    as_json: bool,
-    law: str,
-    kind: str,
-    delta: float,
-    plain: bool,
+    asked: Asked,
+    objective: Objective | None,
     holdout: float,
     starts: int,
     bootstraps: int,
@@ -54,13 +45,13 @@ def command(
     from steelyard.forecast.job import fit_runs
 
     report = fit_runs(
-        read(runs, mapping, where),
-        law,
-        objective(kind, delta, plain),
+        asked.table(),
+        asked.law,
+        objective,
         holdout=holdout,
         starts=starts,
         bootstraps=bootstraps,
-        seed=seed,
+        seed=asked.seed,
         fixed=pairs(fix, "--fix"),
         progress=progress(),
     )
@@ -70,10 +61,10 @@ def command(
 
         written += [write_html(report, html)] if html is not None else []
         written += write_png(report, png) if png is not None else []
-    if as_json:
+    if asked.as_json:
         show_json(report.to_dict())
         return
-    _show(report, runs)
+    _show(report, asked.runs)
     for path in written:
         click.echo(f"wrote {path}")
 

@@ -6,13 +6,12 @@ import math
 
 import click
 
-from steelyard.cli.forecast_options import columns_of, law_option, pairs, read, run_options
+from steelyard.cli.forecast_options import Asked, columns_of, pairs, run_options
 from steelyard.errors import UserError
 
 
 @click.command("next")
 @run_options
-@law_option("auto")
 @click.option("--flops", type=float, required=True, help="operations that may be spent on further runs")
 @click.option(
     "--for", "target", required=True, metavar="N=70e9,D=1.4T", help="the run whose loss is to be forecast"
@@ -20,12 +19,7 @@ from steelyard.errors import UserError
 @click.option("--beyond", type=float, default=2.0, help="factor beyond the runs done  [default: 2]")
 @click.option("--most", type=click.IntRange(1), default=8, help="runs at most  [default: 8]")
 def command(
-    runs: str,
-    mapping: str,
-    where: tuple[str, ...],
-    seed: int,
-    as_json: bool,
-    law: str,
+    asked: Asked,
     flops: float,
     target: str,
     beyond: float,
@@ -39,17 +33,16 @@ def command(
     from steelyard.forecast.fitting import fit
     from steelyard.forecast.job import complete
 
-    table = read(runs, mapping, where)
-    if law == "auto":
-        law = compare(table, seed=seed).best.law
-    found = fit(table.rows(laws.get(law)), seed=seed)
+    table = asked.table()
+    law = compare(table, seed=asked.seed).best.law if asked.law == "auto" else asked.law
+    found = fit(table.rows(laws.get(law)), seed=asked.seed)
     if not {"N", "D"} <= set(found.law.columns):
         raise UserError(f"next: the operations of runs follow from N and D, which law {law} does not have")
     pool = candidates(found, beyond)
     design = propose(
         found, pool, 6 * pool["N"] * pool["D"], flops, complete(pairs(target, "--for"), found), most=most
     )
-    if as_json:
+    if asked.as_json:
         show_json(
             {
                 "law": law,

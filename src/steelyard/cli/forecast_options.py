@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,14 +16,45 @@ if TYPE_CHECKING:
     from steelyard.forecast.objective import Objective
     from steelyard.forecast.runs import RunTable
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+
+@dataclass(frozen=True)
+class Asked:
+    """What every verb that reads runs was asked.
+
+    Attributes:
+        runs: path of the table.
+        mapping: which column is what, in words.
+        where: conditions on the rows kept.
+        law: name of a law, or auto.
+        seed: of all draws.
+        as_json: print plain JSON.
+    """
+
+    runs: str
+    mapping: str
+    where: tuple[str, ...]
+    law: str
+    seed: int
+    as_json: bool
+
+    def table(self) -> RunTable:
+        """Read the table."""
+        return read(self.runs, self.mapping, self.where)
 
 
-def run_options(function: Function) -> Function:
-    """Give a command its table of runs: RUNS, --map and --where, and --json."""
+def run_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command RUNS, --map, --where, --law, --seed and --json, as one argument `asked`."""
+
+    @wraps(function)
+    def command(
+        runs: str, mapping: str, where: tuple[str, ...], law: str, seed: int, as_json: bool, **others: Any
+    ) -> None:
+        function(asked=Asked(runs, mapping, where, law, seed, as_json), **others)
+
     for option in (
         click.option("--json", "as_json", is_flag=True, help="print plain JSON"),
         click.option("--seed", type=int, default=0, help="of all draws  [default: 0]"),
+        click.option("--law", default="auto", help="name of a law, or auto  [default: auto]"),
         click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="only such rows; repeat for more"),
         click.option(
             "--map",
@@ -32,12 +65,17 @@ def run_options(function: Function) -> Function:
         ),
         click.argument("runs"),
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command
 
 
-def objective_options(function: Function) -> Function:
-    """Give a command --loss, --delta and --plain."""
+def objective_options(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command --loss, --delta and --plain, as one argument `objective`; None for the law's own default."""
+
+    @wraps(function)
+    def command(kind: str, delta: float, plain: bool, **others: Any) -> None:
+        function(objective=_objective(kind, delta, plain), **others)
+
     for option in (
         click.option("--plain", is_flag=True, help="residuals of losses instead of their logarithms"),
         click.option("--delta", type=float, default=1e-3, help="where Huber turns linear  [default: 0.001]"),
@@ -45,8 +83,25 @@ def objective_options(function: Function) -> Function:
             "--loss", "kind", type=click.Choice(["huber", "l1", "l2"]), default="huber", help="of residuals"
         ),
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command
+
+
+def fit_options(bootstraps: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command --starts and --bootstraps.
+
+    Args:
+        bootstraps: resamples where nothing is said.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        draws = click.option(
+            "--bootstraps", type=click.IntRange(20), default=bootstraps, help=f"resamples  [default: {bootstraps}]"
+        )
+        starts = click.option("--starts", type=click.IntRange(1), default=64, help="fits begun  [default: 64]")
+        return starts(draws(function))
+
+    return decorate
 
 
 def read(runs: str, mapping: str, where: tuple[str, ...]) -> RunTable:
@@ -56,8 +111,7 @@ def read(runs: str, mapping: str, where: tuple[str, ...]) -> RunTable:
     return read_runs(runs, mapping, where)
 
 
-def objective(kind: str, delta: float, plain: bool) -> Objective | None:
-    """Return what is made small; None for the law's own default."""
+def _objective(kind: str, delta: float, plain: bool) -> Objective | None:
     from steelyard.forecast.objective import Objective
 
     if kind == "huber" and delta == 1e-3 and not plain:
@@ -95,8 +149,3 @@ def short(value: float | None) -> str:
 def columns_of(at: Mapping[str, float]) -> str:
     """Return a run's columns in words."""
     return ", ".join(f"{name} = {value:.4g}" for name, value in at.items())
-
-
-def law_option(default: str) -> Callable[[Function], Function]:
-    """Give a command --law."""
-    return click.option("--law", default=default, help=f"name of a law, or auto  [default: {default}]")

@@ -7,13 +7,12 @@ from typing import Any
 
 import click
 
-from steelyard.cli.forecast_options import law_option, pairs, read, run_options
+from steelyard.cli.forecast_options import Asked, pairs, run_options
 from steelyard.errors import UserError
 
 
 @click.command("plan")
 @run_options
-@law_option("auto")
 @click.option("--flops", type=float, help="operations for training and serving together")
 @click.option("--hours", type=float, help="hours of one device; with --device")
 @click.option("--device", help="whose hours: a name that weigh knows, such as h100-sxm")
@@ -26,12 +25,7 @@ from steelyard.errors import UserError
 @click.option("--vocabulary", type=int, default=32000, help="of the shape  [default: 32000]")
 @click.option("--bootstraps", type=click.IntRange(20), default=200, help="resamples  [default: 200]")
 def command(
-    runs: str,
-    mapping: str,
-    where: tuple[str, ...],
-    seed: int,
-    as_json: bool,
-    law: str,
+    asked: Asked,
     flops: float | None,
     hours: float | None,
     device: str | None,
@@ -67,7 +61,7 @@ def command(
         math.inf if tokens is None else _count(tokens, "--tokens"),
         pairs(others, "--with"),
     )
-    report = fit_runs(read(runs, mapping, where), law, bootstraps=bootstraps, seed=seed)
+    report = fit_runs(asked.table(), asked.law, bootstraps=bootstraps, seed=asked.seed)
     chosen = plan(report.fit, goal, report.bootstrap.coordinates)
     forecast = predict(report, {"N": chosen.parameters, "D": chosen.tokens, **goal.others})
     data: dict[str, Any] = {
@@ -80,7 +74,7 @@ def command(
     }
     if device is not None:
         data["hours"] = chosen.training / _device(device).operations_per_second() / 3600
-    if as_json:
+    if asked.as_json:
         show_json(data)
         return
     _show(data, chosen, forecast)

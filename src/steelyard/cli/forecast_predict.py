@@ -6,40 +6,24 @@ from typing import TYPE_CHECKING
 
 import click
 
-from steelyard.cli.forecast_options import (
-    columns_of,
-    law_option,
-    objective,
-    objective_options,
-    pairs,
-    read,
-    run_options,
-)
+from steelyard.cli.forecast_options import Asked, columns_of, fit_options, objective_options, pairs, run_options
 from steelyard.errors import UserError
 
 if TYPE_CHECKING:
     from steelyard.forecast.job import Forecast
+    from steelyard.forecast.objective import Objective
 
 
 @click.command("predict")
 @run_options
-@law_option("auto")
 @objective_options
 @click.option(
     "--at", multiple=True, metavar="N=7e9,D=1.4T", help="the run; of N, D, C two suffice; repeat for more"
 )
-@click.option("--starts", type=click.IntRange(1), default=64, help="fits begun  [default: 64]")
-@click.option("--bootstraps", type=click.IntRange(20), default=1000, help="resamples  [default: 1000]")
+@fit_options(1000)
 def command(
-    runs: str,
-    mapping: str,
-    where: tuple[str, ...],
-    seed: int,
-    as_json: bool,
-    law: str,
-    kind: str,
-    delta: float,
-    plain: bool,
+    asked: Asked,
+    objective: Objective | None,
     at: tuple[str, ...],
     starts: int,
     bootstraps: int,
@@ -52,15 +36,15 @@ def command(
     if not wanted:
         raise UserError("predict: say which run, as in --at N=7e9,D=1.4e11")
     report = fit_runs(
-        read(runs, mapping, where),
-        law,
-        objective(kind, delta, plain),
+        asked.table(),
+        asked.law,
+        objective,
         starts=starts,
         bootstraps=bootstraps,
-        seed=seed,
+        seed=asked.seed,
     )
     forecasts = [predict(report, place) for place in wanted]
-    if as_json:
+    if asked.as_json:
         show_json(
             {
                 "law": report.fit.law.name,
