@@ -14,7 +14,7 @@ _RANGES = {"N": (5.7e7, 1.6e10), "C": (1e18, 1.3e22)}
 @law(
     name="chinchilla",
     formula="E + A/N^alpha + B/D^beta",
-    paper="Hoffmann et al. 2022, arXiv:2203.15556, eq. 2",
+    paper="Hoffmann et al. 2022, arXiv:2203.15556",
     columns={"N": "log", "D": "log"},
     parameters=(
         scale("A", ("alpha", "N")),

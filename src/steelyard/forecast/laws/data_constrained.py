@@ -24,7 +24,7 @@ def _worth(unique: Array, total: Array, halving: Array) -> tuple[Array, Array, A
 @law(
     name="data-constrained",
     formula="E + A/N'^alpha + B/D'^beta, X' = U_X (1 + R_X (1 - exp(-(X/U_X - 1)/R_X)))",
-    paper="Muennighoff et al. 2023, arXiv:2305.16264, eqs. 16-20",
+    paper="Muennighoff et al. 2023, arXiv:2305.16264",
     columns={"N": "raw", "D": "raw", "U": "raw"},
     parameters=(
         scale("A", ("alpha", "N")),

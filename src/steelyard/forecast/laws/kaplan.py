@@ -6,9 +6,23 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.forecast.law import Array, exponent, inner, law, origin
+from steelyard.forecast.law import Array, Published, exponent, inner, law, origin
 
 _PAPER = "Kaplan et al. 2020, arXiv:2001.08361"
+_PF_DAY = 8.64e19
+
+
+def _webtext(where: str, **constants: float) -> tuple[Published, ...]:
+    ranges = {"N": (768.0, 1.5e9), "D": (2.2e7, 2.3e10), "steps": (5e3, 2.5e5)}
+    return (
+        Published(
+            "WebText2",
+            constants,
+            f"arXiv:2001.08361, {where}",
+            ranges=ranges,
+            note="two or three digits, as printed; they go with one tokenizer",
+        ),
+    )
 
 
 @law(
@@ -17,6 +31,7 @@ _PAPER = "Kaplan et al. 2020, arXiv:2001.08361"
     paper=f"{_PAPER}, eq. 1.1; N without embeddings",
     columns={"N": "log"},
     parameters=(origin("N_c", "N", "alpha_N", high=3.0), exponent("alpha_N", 0.02, 0.3)),
+    published=_webtext("eq. 1.1", N_c=8.8e13, alpha_N=0.076),
 )
 def kaplan_size(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     """Loss from parameters, trained to convergence."""
@@ -30,6 +45,7 @@ def kaplan_size(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     paper=f"{_PAPER}, eq. 1.2",
     columns={"D": "log"},
     parameters=(origin("D_c", "D", "alpha_D", high=3.0), exponent("alpha_D", 0.02, 0.3)),
+    published=_webtext("eq. 1.2", D_c=5.4e13, alpha_D=0.095),
 )
 def kaplan_data(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     """Loss from tokens, stopped early."""
@@ -43,6 +59,7 @@ def kaplan_data(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     paper=f"{_PAPER}, eq. 1.3",
     columns={"C": "log"},
     parameters=(origin("C_c", "C", "alpha_C", high=3.0), exponent("alpha_C", 0.02, 0.3)),
+    published=_webtext("eq. 1.3, of the least compute", C_c=3.1e8 * _PF_DAY, alpha_C=0.050),
 )
 def kaplan_compute(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     """Loss from compute, allotted optimally."""
@@ -61,6 +78,7 @@ def kaplan_compute(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
         inner("D_c", (1.0, "D"), low=4.0, high=18.0),
         exponent("alpha_D", 0.05, 0.4),
     ),
+    published=_webtext("table 2", N_c=6.4e13, alpha_N=0.076, D_c=1.8e13, alpha_D=0.103),
 )
 def kaplan(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     """Loss from parameters and tokens."""
@@ -88,6 +106,7 @@ def kaplan(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
         origin("S_c", "steps", "alpha_S"),
         exponent("alpha_S", 0.2, 1.2),
     ),
+    published=_webtext("table 3", N_c=6.5e13, alpha_N=0.077, S_c=2.1e3, alpha_S=0.76),
 )
 def kaplan_steps(p: Any, x: Any) -> tuple[Array, tuple[Array, ...]]:
     """Loss from parameters and steps."""
