@@ -313,6 +313,144 @@ def schedule_cases() -> Iterator[Case]:
         yield Case("lr_schedule_curves", f"{size}M", rows, Objective())
 
 
+@dataclass(frozen=True)
+class Models:
+    """A table of public models without gaps: their names, families, scores and what they were trained with."""
+
+    names: Array
+    families: list[str]
+    scores: Array
+    compute: Array
+    parameters: Array
+    tokens: Array
+
+    def only(self, chosen: Array) -> Models:
+        named = [name for name, keep in zip(self.families, chosen, strict=True) if keep]
+        columns = (self.scores, self.compute, self.parameters, self.tokens)
+        return Models(self.names[chosen], named, *(column[chosen] for column in columns))
+
+
+_OPEN = ("MMLU", "ARC-C", "HellaSwag", "Winograd", "TruthfulQA", "GSM8K", "XWinograd", "HumanEval")
+
+
+def _models(table: Table, benchmarks: tuple[str, ...], family: str, size: str, name: str = "Model") -> Models:
+    scores = np.stack([table[benchmark] for benchmark in benchmarks], axis=1)
+    keep = np.isfinite(scores).all(axis=1)
+    names = [word for word, kept in zip(table.cells[family], keep, strict=True) if kept]
+    flops = next(column for column in table.cells if column.startswith("FLOPs"))
+    columns = (table[flops], table[size], table["Pretraining Data Size (T)"])
+    return Models(table.words(name)[keep], names, scores[keep], *(column[keep] for column in columns))
+
+
+def observational(benchmarks: tuple[str, ...] = _OPEN) -> Models:
+    table = Table("observational", "base_llm_benchmark_eval.csv")
+    return _models(table, benchmarks, "Model Family", "Model Size (B)")
+
+
+@dataclass(frozen=True)
+class TaskError:
+    """Mean error on the models with most compute, by a sigmoid of capabilities and by one of compute."""
+
+    task: str
+    fitted: int
+    held: int
+    capabilities: float
+    compute: float
+
+
+def emergent_errors(limit: float = 84.0) -> Iterator[TaskError]:
+    """Tasks that were called emergent: sigmoids of the models up to a compute, held against those above it.
+
+    Args:
+        limit: in 1e21 operations; 84 are those of Llama 2 7B.
+    """
+    from steelyard.forecast.observational import capabilities, downstream
+
+    # Without GSM8K, which small models all fail.
+    models = observational(tuple(name for name in _OPEN if name != "GSM8K"))
+    place = {str(name): row for row, name in enumerate(models.names)}
+    table = Table("observational", "base_llm_emergent_capability_eval.csv")
+    for task in table.cells:
+        if task == "Model" or task.endswith("bleu"):
+            continue
+        rows = [
+            (float(score), place[name])
+            for name, score in zip(table.cells["Model"], table.cells[task], strict=True)
+            if score and name in place and np.isfinite(models.compute[place[name]])
+        ]
+        scores, chosen = np.array([score for score, _ in rows]), np.array([row for _, row in rows])
+        small = models.compute[chosen] <= limit
+        space = capabilities(models.scores[chosen][small])
+        errors = []
+        for inputs in (space.of(models.scores[chosen]), np.log10(models.compute[chosen])):
+            found = downstream(inputs[small], scores[small])
+            errors.append(float(np.abs(found.predict(inputs[~small]) - scores[~small]).mean()))
+        yield TaskError(task, int(small.sum()), int((~small).sum()), *errors)
+
+
+SLOTH = {"MMLU": 0.25, "ARC": 0.25, "HellaSwag": 0.25, "Winogrande": 0.5, "TruthfulQA": 0.31, "GSM8K": 0.0}
+"""The first leaderboard's benchmarks and what guessing scores on them, as in the authors' code."""
+
+
+def sloth() -> Models:
+    found = _models(Table("sloth", "data_v2.csv"), tuple(SLOTH), "Family2", "#Params (B)")
+    return found.only(np.isfinite(found.parameters) & np.isfinite(found.tokens) & np.isfinite(found.compute))
+
+
+def sloth_error(models: Models, family: str, kind: str, skills: int = 2, starts: int = 2) -> float:
+    """Mean error on a family of which only the smallest model is known.
+
+    Args:
+        models: all of them.
+        family: whose larger models are forecast.
+        kind: skills: of size and tokens; compute: a sigmoid of compute with a level of the family for every
+            benchmark; pca: principal components, linear in the logarithm of compute, with levels.
+        skills: how many, or components.
+        starts: of each fit.
+    """
+    from steelyard.forecast.observational import capabilities
+    from steelyard.forecast.skills import fit_skills
+
+    mine = np.flatnonzero(np.array(models.families) == family)
+    held = mine[np.argsort(models.parameters[mine], kind="stable")][1:]
+    apart = np.zeros(len(models.names), dtype=bool)
+    apart[held] = True
+    known, asked, chance = models.only(~apart), models.only(apart), np.array(list(SLOTH.values()))
+    if kind == "skills":
+        found = fit_skills(
+            known.parameters, known.tokens, known.families, known.scores, chance, skills, starts=starts
+        )
+        predicted = found.predict(asked.parameters, asked.tokens, asked.families)
+    elif kind == "compute":
+        ones = np.ones(len(models.names))
+        columns = []
+        for place in range(len(chance)):
+            one = slice(place, place + 1)
+            found = fit_skills(
+                known.compute, ones[~apart], known.families, known.scores[:, one], chance[one], 1, starts=starts
+            )
+            columns.append(found.predict(asked.compute, ones[apart], asked.families))
+        predicted = np.concatenate(columns, axis=1)
+    else:
+        space = capabilities(known.scores, skills)
+        names = sorted(set(known.families))
+        design, wanted = (
+            np.column_stack([np.log(some.compute), *(np.array(some.families) == name for name in names)])
+            for some in (known, asked)
+        )
+        lines = np.linalg.lstsq(design, space.of(known.scores), rcond=None)[0]
+        predicted = space.scores(wanted @ lines)
+    return float(np.abs(predicted - asked.scores).mean())
+
+
+def mixtures(group: str) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Shares of five domains and the losses on them, of one size of model."""
+    table = Table("scalebench_small", "domain_mixture_train.parquet")
+    mine = table.words("group") == group
+    shares = {f"r{place}": table[f"proportion_domain_{place}"][mine] for place in range(1, 6)}
+    return shares, {f"loss {place}": table[f"loss_domain_{place}"][mine] for place in range(1, 6)}
+
+
 CASES = (
     schedule_cases,
     chinchilla_cases,

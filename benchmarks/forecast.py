@@ -1,6 +1,7 @@
 """Scaling laws on public tables: published values, our optima, which law forecasts, and what rules lose.
 
-    python benchmarks/forecast.py [fits] [rectified] [choice] [coverage] [rules] [next] [speed] [--json FOLDER]
+    python benchmarks/forecast.py [fits] [rectified] [choice] [coverage] [rules] [next] [models] [mixtures] [speed]
+        [--json FOLDER]
 
 Everything but `speed` if no part is named. The tables are read from `shared/data` beside the repository; each keeps
 a README with its source and licence. `speed` fits beside PyPI's chinchilla where that is installed.
@@ -206,6 +207,85 @@ def next_runs() -> Rows:
     return made
 
 
+def models() -> Rows:
+    """Public models: capabilities behind benchmarks, tasks called emergent, families from their smallest model."""
+    from steelyard.forecast.observational import capabilities, families
+
+    made: Rows = []
+    table = public.observational()
+    for standardise, published in ((False, "PC-1 about 80 %, three about 97 %"), (True, "the same")):
+        shares = 100 * capabilities(table.scores, standardise=standardise).shares
+        made.append({"models": len(table.scores), "standardised": standardise, "shares": shares[:3].tolist()})
+        print(
+            f"observational, {len(table.scores)} models{', standardised' if standardise else ''}: published "
+            f"{published}; ours {shares[0]:.1f} % and {shares[:3].sum():.1f} %"
+        )
+    first = capabilities(table.scores).of(table.scores)[:, 0]
+    for line in families(first, table.compute, table.families):
+        made.append({"family": line.name, "models": line.models, "R2": line.r2})
+        print(f"  {line.name:16} {line.models:2} models  PC-1 on log compute: R2 {line.r2:.3f}")
+    for row in public.emergent_errors():
+        made.append({"task": row.task, "capabilities": row.capabilities, "compute": row.compute})
+        print(
+            f"  {row.task:32} error on {row.held} models above 8.4e22 operations: capabilities "
+            f"{row.capabilities:.3f}, compute {row.compute:.3f}"
+        )
+    made += _skills()
+    return made
+
+
+def _skills() -> Rows:
+    """Every family of four models or more, from its smallest model and the other families."""
+    table = public.sloth()
+    counted = {name: table.families.count(name) for name in sorted(set(table.families))}
+    kinds = [("compute", 1), *(("pca", n) for n in (1, 2, 3)), *(("skills", n) for n in (1, 2, 3))]
+    made = []
+    for name, count in counted.items():
+        if count >= 4:
+            errors = {f"{kind} {n}": public.sloth_error(table, name, kind, n, starts=1) for kind, n in kinds}
+            made.append({"family": name, "models": count, **errors})
+    means = {key: float(np.mean([row[key] for row in made])) for key in made[0] if key not in ("family", "models")}
+    print(f"sloth, {len(table.names)} models, mean error on {len(made)} families known by their smallest model:")
+    print("  " + ", ".join(f"{key} {100 * value:.2f}" for key, value in means.items()) + " points")
+    return [*made, {"family": "mean", **means}]
+
+
+def mixtures() -> Rows:
+    """The mixing law on five domains: explained where fitted, and every fifth mixture held out in turn."""
+    from steelyard.forecast.mixtures import fit_mixtures
+
+    made = []
+    for group in ("70M", "160M", "305M", "410M"):
+        try:
+            shares, losses = public.mixtures(group)
+        except UserError as error:
+            print(f"left out: {error}")
+            break
+        explained = [found.r2 for found in fit_mixtures(shares, losses, Objective("l2"), starts=16).values()]
+        table = np.stack(list(shares.values()), axis=1)
+        ours, linear = [], []
+        for fold in range(5):
+            apart = np.arange(len(table)) % 5 == fold
+            fits = fit_mixtures(
+                {name: column[~apart] for name, column in shares.items()},
+                {name: loss[~apart] for name, loss in losses.items()},
+                Objective("l2"),
+                starts=8,
+            )
+            for name, loss in losses.items():
+                predicted = fits[name].predict({key: column[apart] for key, column in shares.items()})
+                line = np.linalg.lstsq(table[~apart], loss[~apart], rcond=None)[0]
+                ours.append(np.abs(predicted / loss[apart] - 1).mean())
+                linear.append(np.abs(table[apart] @ line / loss[apart] - 1).mean())
+        row = {"group": group, "R2": np.mean(explained), "held": np.mean(ours), "line": np.mean(linear)}
+        made.append({key: value if isinstance(value, str) else float(value) for key, value in row.items()})
+        print(
+            f"{group:5} 20 mixtures: R2 {np.mean(explained):.4f}; held out in turn: mean error "
+            f"{100 * np.mean(ours):.2f} %, of a straight line {100 * np.mean(linear):.2f} %"
+        )
+    return made
+
+
 def speed() -> Rows:
     """One fit and 1,000 bootstraps of the Chinchilla table, beside one fit of PyPI's chinchilla."""
     n, d, loss = public.chinchilla()
@@ -270,6 +350,8 @@ PARTS: dict[str, Callable[[], Rows]] = {
     "coverage": coverage,
     "rules": rules,
     "next": next_runs,
+    "models": models,
+    "mixtures": mixtures,
     "speed": speed,
 }
 
