@@ -18,14 +18,21 @@ _FACTS = "arXiv:2404.05405, summary of results"
     columns={"N": "log"},
     parameters=(scale("rate", (-1.0, "N"), low=16.0, high=24.0),),
     published=(
-        Published("each fact seen 1000 times, also as int8", {"rate": 2.0}, _FACTS, note="for every architecture"),
+        Published(
+            "each fact seen 1000 times, also as int8",
+            {"rate": 2.0},
+            _FACTS,
+            loss_unit="bits",
+            note="for every architecture",
+        ),
         Published(
             "each fact seen 100 times",
             {"rate": 1.0},
             _FACTS,
+            loss_unit="bits",
             note="GPT-2; 1.3 times less with gated feed-forward layers",
         ),
-        Published("each fact seen 1000 times, int4 by GPTQ", {"rate": 0.7}, _FACTS),
+        Published("each fact seen 1000 times, int4 by GPTQ", {"rate": 0.7}, _FACTS, loss_unit="bits"),
     ),
     target="knowledge",
 )

@@ -27,7 +27,7 @@ from steelyard.forecast.law import Array, Published, exponent, inner, law, scale
             "Busbridge et al., C4, without a teacher",
             {"A": 3355.0, "alpha": 0.408, "B": 18186.0, "beta": 0.431, "kappa": 0.452, "E": 1.220},
             "arXiv:2502.08606, as quoted in a collection of laws and their data",
-            ranges={"N": (1.43e8, 1.26e10), "D": (2e9, 5.12e11)},
+            ranges={"N": (1.43e8, 1.26e10)},
             note="N without embeddings",
         ),
     ),

@@ -13,7 +13,7 @@ _PF_DAY = 8.64e19
 
 
 def _webtext(where: str, **constants: float) -> tuple[Published, ...]:
-    ranges = {"N": (768.0, 1.5e9), "D": (2.2e7, 2.3e10), "steps": (5e3, 2.5e5)}
+    ranges = {"N": (768.0, 1.5e9), "D": (2.2e7, 2.3e10), "steps": (3e3, 2.5e5)}
     return (
         Published(
             "WebText2",

@@ -14,7 +14,7 @@ _ITERATIONS = 25
 
 @law(
     name="trajectory",
-    formula="L = (N_c/N)^alpha_N + (S_c/steps (1 + B_crit/batch))^alpha_S, B_crit = B_star/L^(1/alpha_B)",
+    formula="(N_c/N)^alpha_N + (S_c/steps (1 + B_crit/batch))^alpha_S, B_crit = B_star/loss^(1/alpha_B)",
     paper="Kaplan et al. 2020, arXiv:2001.08361, eqs. 5.3, 5.4 and 5.6, up to 33B in Su et al. 2024, "
     "arXiv:2403.06563; batch in tokens, N without embeddings",
     columns={"N": "log", "steps": "log", "batch": "log"},
@@ -31,7 +31,7 @@ _ITERATIONS = 25
             "WebText2",
             {"N_c": 6.5e13, "alpha_N": 0.077, "S_c": 2.1e3, "alpha_S": 0.76, "B_star": 2e8, "alpha_B": 0.21},
             "arXiv:2001.08361, table 3 and eq. 1.4",
-            ranges={"N": (768.0, 1.5e9), "steps": (5e3, 2.5e5), "batch": (3e4, 4e6)},
+            ranges={"N": (768.0, 1.5e9), "steps": (3e3, 2.5e5), "batch": (2.0**19, 2.0**19)},
             note="two digits, as printed; after the warm-up only",
         ),
     ),
