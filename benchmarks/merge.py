@@ -249,7 +249,7 @@ def main() -> None:
         ours = [steelyard, "merge", str(recipe), str(out)]
         rows.append(("steelyard", shown, partial(measure, ours, folder, out)))
         if arguments.mergekit and method in RECIPES:
-            theirs = [arguments.mergekit, str(recipe), str(out), "--quiet"]
+            theirs = [arguments.mergekit, str(recipe), str(out), "--quiet", "--no-write-model-card"]
             rows.append(("mergekit", shown, partial(measure, theirs, folder, out)))
     print(f"{'':10}  {'method':16} {'wall s':>7} {'cpu s':>7} {'anonymous MB':>13}")
     for who, method, run in rows:
