@@ -4,7 +4,7 @@
     sy.fit("path/to/model", size="4MiB", out="small")
 
 Jobs: `fit`, `quantize`, `prepare`, `merge`, `stitch`, `bridge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`,
-`grow`, `shed`, `switch`.
+`grow`, `shed`, `switch`, `parametrize`.
 With several models: `align`, `fuse`, `barrier`, `merge_lora`, `extract_lora`, `search_merge`, `learn_merge`, `soup`.
 Errors: `UserError` for what the caller can put right.
 """
@@ -17,7 +17,20 @@ from typing import TYPE_CHECKING, Any
 from steelyard import registration
 
 if TYPE_CHECKING:
-    from steelyard.api import bridge, fit, measure, merge, nest, open, prepare, quantize, spec, stitch, weigh
+    from steelyard.api import (
+        bridge,
+        fit,
+        measure,
+        merge,
+        nest,
+        open,
+        parametrize,
+        prepare,
+        quantize,
+        spec,
+        stitch,
+        weigh,
+    )
     from steelyard.api_models import (
         align,
         barrier,
@@ -47,6 +60,7 @@ _HOMES = {
     "spec": "steelyard.api",
     "weigh": "steelyard.api",
     "nest": "steelyard.api",
+    "parametrize": "steelyard.api",
     "tune": "steelyard.api",
     "align": "steelyard.api_models",
     "barrier": "steelyard.api_models",
@@ -85,6 +99,7 @@ __all__ = [
     "merge_lora",
     "nest",
     "open",
+    "parametrize",
     "prepare",
     "quantize",
     "search_merge",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from steelyard.edits.merge.job import MergeResult
     from steelyard.edits.stitch.bridge import BridgeResult
     from steelyard.edits.stitch.stitch import StitchResult
+    from steelyard.forecast.parametrize import Parametrization
     from steelyard.formats.convert import Converted
     from steelyard.formats.logical import LogicalCheckpoint
     from steelyard.spec import ModelSpec
@@ -230,6 +231,31 @@ def spec(config: str | Path | Mapping[str, Any], dtype: str | None = None) -> Mo
         UserError: if no table describes the architecture, or the config gives an axis no usable length.
     """
     return weigh(config, dtype).spec
+
+
+def parametrize(
+    config: str | Path | Mapping[str, Any],
+    base: str | Path | Mapping[str, Any] | None = None,
+    rule: str = "mup",
+    std: float | None = None,
+) -> Parametrization:
+    """Return how every tensor is initialised and trained so that hyperparameters of a smaller model hold.
+
+    Args:
+        config: the model: a config as a mapping, or whatever `weigh` takes.
+        base: the model that hyperparameters were found on.
+        rule: "standard", "mup", "depth-mup", "completep" or "u-mup".
+        std: standard deviation of the base's matrices; by default its `initializer_range`.
+
+    Raises:
+        UserError: if the rule does not cover the model, or the base is another model.
+    """
+    from steelyard.forecast.parametrize import make
+    from steelyard.spec import ModelSpec
+
+    # Names as transformers has them, whatever files of the model call their tensors.
+    smaller = None if base is None else ModelSpec.from_config(spec(base).config)
+    return make(ModelSpec.from_config(spec(config).config), smaller, rule, std)
 
 
 def open(model: str | Path) -> LogicalCheckpoint:

@@ -34,6 +34,7 @@ VERBS = {
     "merge-lora": "A model with a LoRA adapter in its weights, streamed.",
     "extract-lora": "The difference of two models as an adapter that peft loads.",
     "forecast": "Scaling laws from a table of runs: what loss, how sure, which law to believe.",
+    "parametrize": "Initial values, learning rates and multipliers that carry over from a smaller model.",
     "measure": "Is the result as good? Loss, divergence from the base, embeddings.",
     "outliers": "Which channels of weights and inputs make a model hard to round.",
     "run": "Carry out a recipe.",
