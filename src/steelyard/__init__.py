@@ -5,7 +5,8 @@
 
 Jobs: `fit`, `quantize`, `prepare`, `merge`, `stitch`, `bridge`, `nest`, `measure`, `weigh`, `spec`, `open`, `load`,
 `grow`, `shed`, `switch`, `parametrize`.
-With several models: `align`, `fuse`, `barrier`, `merge_lora`, `extract_lora`, `search_merge`, `learn_merge`, `soup`.
+With several models: `align`, `fuse`, `barrier`, `merge_lora`, `extract_lora`, `search_merge`, `learn_merge`,
+`soup`.
 Errors: `UserError` for what the caller can put right.
 """
 
