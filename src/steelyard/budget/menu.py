@@ -59,13 +59,14 @@ INTEGERS["best"] = (
 # nowhere on the hull. Eight lie beyond a grid's 255 codes. `entropy=False` brings the integers back.
 PLAIN_FROM = 8
 
-# Steps of entropy-coded grids, in units of the matrix's root mean square: from under one bit to six.
+# Steps of entropy-coded grids, in units of the matrix's root mean square: from under one bit to six. The coarsest
+# is there for the smallest result, see `least`.
 GRID_STEPS: dict[Effort, tuple[float, ...]] = {
-    "quick": (4.0, 3.0, 2.3, 1.7, 1.25, 0.9, 0.6, 0.35, 0.15, 0.06),
-    "good": (4.0, 3.0, 2.4, 2.0, 1.7, 1.4, 1.2, 1.0, 0.84, 0.7, 0.6, 0.5, 0.35, 0.25, 0.12, 0.06),
+    "quick": (5.0, 4.0, 3.0, 2.3, 1.7, 1.25, 0.9, 0.6, 0.35, 0.15, 0.06),
+    "good": (5.0, 4.0, 3.0, 2.4, 2.0, 1.7, 1.4, 1.2, 1.0, 0.84, 0.7, 0.6, 0.5, 0.35, 0.25, 0.12, 0.06),
 }
 GRID_STEPS["best"] = tuple(
-    sorted((*GRID_STEPS["good"], 5.0, 2.7, 2.2, 1.85, 1.55, 1.3, 1.1, 0.92, 0.42, 0.3, 0.18), reverse=True)
+    sorted((*GRID_STEPS["good"], 6.0, 2.7, 2.2, 1.85, 1.55, 1.3, 1.1, 0.92, 0.42, 0.3, 0.18), reverse=True)
 )
 
 # Ranks of the corrections tried on top of integers, as a share of the smaller side.
